@@ -1,0 +1,197 @@
+"""A claim meets its measurement: interval over seeds, verdict, and a card that shows both.
+
+The claims live in `book/claims.yml`; the page "Ledger of claims" gathers what the chapters measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import yaml
+from IPython import get_ipython
+from IPython.display import display
+from scipy import stats
+
+MIME = "application/vnd.nbutils.evidence+json"
+CONFIDENCE = 0.95
+VERDICTS = {
+    "holds": "holds",
+    "false": "false",
+    "depends": "depends on what is left out",
+    "misattributed": "misattributed",
+    "not-testable": "not testable",
+}
+
+
+class EvidenceError(AssertionError):
+    """A measurement that does not bear out what the chapter says of a claim."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean of `n` measurements and its confidence interval; `low == mean == high` for an exact number."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check` found; displays as a card in a notebook and feeds the ledger."""
+
+    claim: str
+    anchor: str
+    statement: str
+    prediction: str
+    measured: float
+    low: float
+    high: float
+    n: int
+    exact: bool
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, object]:
+        return {"text/plain": str(self), "text/html": _card(self), MIME: asdict(self)}
+
+    def __str__(self) -> str:
+        return f"{self.claim}: {self.statement}: {describe(self)}; predicted {self.prediction}"
+
+
+@cache
+def claims() -> dict[str, dict]:
+    """All claims by id, from `claims.yml` beside this file (installed) or in `book/` (a checkout)."""
+    here = Path(__file__).resolve().parent
+    places = [here / "claims.yml", here.parent / "book" / "claims.yml"]
+    for place in places:
+        if place.is_file():
+            return {entry["id"]: entry for entry in yaml.safe_load(place.read_text(encoding="utf-8"))}
+    raise FileNotFoundError(
+        f"the claims file was looked for at {places[0]} and {places[1]}; reinstall nbutils"
+    )
+
+
+def interval(measured: float | Iterable[float]) -> Interval:
+    """Mean and 95 % interval (Student's t) of one number per seed, or one exact number as it is.
+
+    Raises ValueError for no number, a number that is not finite, or more than one dimension.
+    """
+    values = np.asarray(measured, dtype=np.float64)
+    if values.ndim > 1 or values.size == 0:
+        raise ValueError(
+            f"measured must be one number, or one number per seed; got shape {values.shape}. "
+            "Average everything but the seeds first."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"measured must be finite, got {values}: count the seeds that failed instead")
+    if values.ndim == 0 or values.size == 1:
+        value = float(values.reshape(()))
+        return Interval(value, value, value, 1, values.ndim == 0)
+    mean, n = float(values.mean()), values.size
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n, False)
+
+
+def check(
+    claim: str,
+    statement: str,
+    *,
+    measured: float | Iterable[float],
+    expected: float | None = None,
+    rel: float | None = None,
+    tol: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Verdict:
+    """Hold a measurement against what the chapter says of a claim; raise EvidenceError if it fails.
+
+    `claim` is an id of `book/claims.yml`, `statement` says what was measured. `measured` holds one number
+    per seed, or is one exact number. The whole 95 % interval must lie inside
+    the prediction: `expected` within `rel` (relative) or `tol` (absolute), and/or `above`, `below`.
+    So the verdict does not hang on a lucky mean, and stays when the seeds change.
+
+    Raises KeyError for an unknown claim and ValueError for a prediction that cannot fail.
+    """
+    if claim not in claims():
+        raise KeyError(f"no claim {claim!r} in book/claims.yml: add it there, or correct the id")
+    bounds, prediction = _bounds(expected, rel, tol, above, below)
+    found = interval(measured)
+    if not found.exact and found.n < 3:
+        raise ValueError(f"{found.n} seeds give no honest interval: measure at least 3, or one exact number")
+    verdict = Verdict(
+        claim, _anchor(claim, statement), statement, prediction, found.mean, found.low, found.high, found.n, found.exact
+    )
+    if not (bounds[0] <= found.low and found.high <= bounds[1]):
+        raise EvidenceError(f"claim {claim!r}: {statement}: measured {describe(verdict)}, predicted {prediction}")
+    display(verdict)
+    return verdict
+
+
+def describe(found: Interval | Verdict) -> str:
+    """Text of a measurement: mean, interval and n, with as many digits as the interval earns."""
+    mean = found.mean if isinstance(found, Interval) else found.measured
+    if found.exact:
+        return f"{mean:.4g} (exact)"
+    show = _digits((found.high - found.low) / 2, mean)
+    return f"{show(mean)} [{show(found.low)}, {show(found.high)}], n = {found.n}"
+
+
+def _digits(half: float, mean: float) -> Callable[[float], str]:
+    if half == 0 or not 1e-3 <= abs(mean) < 1e4:
+        return lambda value: f"{value:.3g}"
+    places = min(6, max(0, 1 - math.floor(math.log10(half))))
+    return lambda value: f"{value:.{places}f}"
+
+
+def _bounds(
+    expected: float | None, rel: float | None, tol: float | None, above: float | None, below: float | None
+) -> tuple[tuple[float, float], str]:
+    low = -math.inf if above is None else above
+    high = math.inf if below is None else below
+    parts = [f"above {above:g}"] * (above is not None) + [f"below {below:g}"] * (below is not None)
+    if expected is not None:
+        if (rel is None) == (tol is None):
+            raise ValueError("expected= needs a tolerance: give either rel= (relative) or tol= (absolute)")
+        half = abs(expected) * rel if rel is not None else tol
+        low, high = max(low, expected - half), min(high, expected + half)
+        parts.insert(0, f"{expected:.4g} ± {rel:.3g} of it" if rel is not None else f"{expected:.4g} ± {tol:.2g}")
+    elif rel is not None or tol is not None:
+        raise ValueError("rel= and tol= say how far from expected= a measurement may lie: give expected= too")
+    if not parts:
+        raise ValueError("a check needs a prediction: give expected=, above= or below=")
+    if low >= high:
+        raise ValueError(f"nothing lies between {low:g} and {high:g}: the prediction contradicts itself")
+    return (low, high), " and ".join(parts)
+
+
+def _anchor(claim: str, statement: str) -> str:
+    """`evidence-<claim>`, numbered when another statement of this notebook has taken it."""
+    shell = get_ipython()
+    taken = {} if shell is None else shell.user_ns.setdefault("_evidence_anchors", {})
+    statements = taken.setdefault(claim, [])
+    if statement not in statements:
+        statements.append(statement)
+    place = statements.index(statement)
+    return f"evidence-{claim}" + (f"-{place + 1}" if place else "")
+
+
+def _card(verdict: Verdict) -> str:
+    """The card as HTML; inline styles, because JupyterLab and Colab do not load the book's style sheet."""
+    entry = claims()[verdict.claim]
+    said_by = "; ".join(entry["said_by"])
+    source = f" ({escape(said_by)})" if said_by else ""
+    return (
+        f'<div class="nbu-evidence" id="{verdict.anchor}" style="border-left:4px solid #0072b2;'
+        'padding:.4em .9em;margin:.6em 0;line-height:1.45">'
+        f"<div><strong>Claim{source}:</strong> {escape(entry['claim'])}</div>"
+        f"<div><strong>Measured:</strong> {escape(verdict.statement)}: <strong>{describe(verdict)}</strong>, "
+        f"predicted {escape(verdict.prediction)}.</div>"
+        f"<div><strong>Verdict: {VERDICTS[entry['verdict']]}.</strong> {escape(entry['finding'])}</div></div>"
+    )
