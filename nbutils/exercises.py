@@ -1,0 +1,89 @@
+"""Checks an answer and names the likely mistake; the folded solution goes through the same check.
+
+An exercise is defined in its chapter, in a folded cell, by the right answer and the wrong answers that people
+give. An exercise that would accept one of its own mistakes cannot be defined.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from IPython.display import Markdown, display
+from torch import Tensor
+
+Answer = float | Tensor | Callable[..., float | Tensor]
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One question: the right answer, the mistakes with what to say of each, and how close is right.
+
+    `right` is a number, a tensor, or a function; functions are compared by their results on `cases`,
+    a list of argument tuples. Answers agree within `rel` of the right one (and 1e-8).
+
+    Raises ValueError if a mistake passes as right, or if two functions come without cases.
+    """
+
+    name: str
+    right: Answer
+    mistakes: Sequence[tuple[Answer, str]] = ()
+    cases: Sequence[tuple] = ()
+    rel: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if callable(self.right) and not self.cases:
+            raise ValueError(f"exercise {self.name}: a function is compared on cases; give at least one")
+        for wrong, remark in self.mistakes:
+            if self._same(wrong, self.right):
+                raise ValueError(f"exercise {self.name}: the mistake {remark!r} passes as the right answer")
+
+    def check(self, answer: Answer | None) -> None:
+        """Say of a reader's answer whether it is untouched (`...`), right, or wrong and probably why."""
+        display(Markdown(f"**Exercise {self.name}.** {self._remark(answer)}"))
+
+    def solve(self, answer: Answer) -> None:
+        """The same check for the solution of the book, which must pass; raises AssertionError if it does not."""
+        remark = self._remark(answer)
+        if not remark.startswith("Right"):
+            raise AssertionError(f"the solution of exercise {self.name} does not pass: {remark}")
+        display(Markdown(f"**Exercise {self.name}.** {remark}"))
+
+    def _remark(self, answer: Answer | None) -> str:
+        if answer is None or answer is ...:
+            return "Untouched: replace the `...` by your answer and run the cell again."
+        if callable(self.right) != callable(answer):
+            kind = "a function" if callable(self.right) else "a number or a tensor"
+            return f"Expected {kind}, got `{type(answer).__name__}`."
+        try:
+            if self._same(answer, self.right):
+                return "Right."
+            for wrong, remark in self.mistakes:
+                if self._same(answer, wrong):
+                    return f"Not yet: {remark}"
+            return f"Not yet: {self._difference(answer)}"
+        except Exception as error:  # whatever a reader's function raises is the reader's news, not a crash of the book
+            return f"Your answer raised `{type(error).__name__}: {error}`."
+
+    def _values(self, answer: Answer) -> list[Tensor]:
+        results = [answer(*case) for case in self.cases] if callable(answer) else [answer]
+        if any(result is None or result is ... for result in results):
+            raise ValueError("the function returns nothing yet")
+        return [torch.as_tensor(result, dtype=torch.float64).detach() for result in results]
+
+    def _same(self, one: Answer, other: Answer) -> bool:
+        pairs = list(zip(self._values(one), self._values(other), strict=True))
+        return all(
+            a.shape == b.shape and torch.allclose(a, b, rtol=self.rel, atol=1e-8, equal_nan=True) for a, b in pairs
+        )
+
+    def _difference(self, answer: Answer) -> str:
+        for got, right in zip(self._values(answer), self._values(self.right), strict=True):
+            if got.shape != right.shape:
+                return f"expected shape {tuple(right.shape)}, got {tuple(got.shape)}."
+            if not torch.allclose(got, right, rtol=self.rel, atol=1e-8):
+                ratio = (got.norm() / right.norm()).item() if right.norm() > 0 else math.inf
+                return f"the size of your answer is {ratio:.3g} times the right one."
+        raise AssertionError("called for an answer that differs")

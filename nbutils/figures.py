@@ -1,0 +1,183 @@
+"""The book's look: theme, one colour, marker and dash per norm everywhere, intervals, theory against measurement.
+
+The palette is Okabe & Ito's, which readers with any common colour blindness can tell apart
+(Okabe & Ito 2008, "Color Universal Design"). Figures stand on a light panel of their own,
+so that they read the same in the light and in the dark theme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+from scipy import stats
+
+INK = "#1f2933"
+PAPER = "#fbfbf9"
+GRID = "#d9dce0"
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
+    "#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7",
+)  # fmt: skip
+
+
+class Style(NamedTuple):
+    """How one series is drawn wherever it appears: colour, marker and dash, and its name in a legend."""
+
+    color: str
+    marker: str
+    dash: str | tuple
+    label: str
+
+
+STYLES = {
+    "none": Style("#6b7280", "o", "-", "no normalization"),
+    "batch": Style(BLUE, "s", "-", "BatchNorm"),
+    "layer": Style(VERMILION, "^", "-", "LayerNorm"),
+    "rms": Style(ORANGE, "v", (0, (4, 2)), "RMSNorm"),
+    "group": Style(GREEN, "D", "-", "GroupNorm"),
+    "instance": Style(PURPLE, "P", (0, (4, 2)), "InstanceNorm"),
+}
+_CYCLE = [
+    Style(BLUE, "o", "-", ""), Style(VERMILION, "s", "-", ""), Style(GREEN, "^", "-", ""),
+    Style(ORANGE, "D", "-", ""), Style(PURPLE, "v", "-", ""), Style(SKY, "P", "-", ""), Style(BLACK, "X", "-", ""),
+]  # fmt: skip
+
+
+def use_theme() -> None:
+    """Set the book's look for every figure of this notebook: type, grid, colours, crisp vector output."""
+    sns.set_theme(
+        style="whitegrid",
+        palette=[style.color for style in _CYCLE],
+        rc={
+            "figure.figsize": (6.4, 3.8),
+            "figure.facecolor": PAPER,
+            "axes.facecolor": PAPER,
+            "savefig.facecolor": PAPER,
+            "figure.constrained_layout.use": True,
+            "font.size": 11,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.edgecolor": INK,
+            "axes.linewidth": 0.8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlelocation": "left",
+            "axes.titleweight": "bold",
+            "axes.titlesize": 12,
+            "grid.color": GRID,
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 5.5,
+            "svg.fonttype": "path",
+            "svg.hashsalt": "nbutils",
+        },
+    )
+    set_matplotlib_formats("svg")
+
+
+def style_of(name: object, position: int = 0) -> Style:
+    """The style of a norm by its name in `networks`, else the next one of the palette under that name."""
+    if name in STYLES:
+        return STYLES[name]
+    return _CYCLE[position % len(_CYCLE)]._replace(label=str(name))
+
+
+def summary(frame: pd.DataFrame, by: Sequence[str] | str, value: str) -> pd.DataFrame:
+    """Mean, 95 % interval (Student's t) and count of `value` for each setting: columns mean, low, high, n.
+
+    Rows of one setting are taken as repetitions (seeds). Raises KeyError for a column that is not there.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    missing = [name for name in [*by, value] if name not in frame]
+    if missing:
+        raise KeyError(f"no column {missing} in the measurements; there are {list(frame.columns)}")
+    table = frame.groupby(by, sort=True)[value].agg(["mean", "std", "count"]).reset_index()
+    n = table["count"].to_numpy()
+    scale = np.where(n > 1, stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n), 0.0)
+    half = scale * table["std"].fillna(0.0)
+    return table.drop(columns=["std", "count"]).assign(low=table["mean"] - half, high=table["mean"] + half, n=n)
+
+
+def curve(
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    hue: str | None = None,
+    theory: Callable[[np.ndarray], np.ndarray] | None = None,
+    line: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Measurement as points with a 95 % interval over the rows (seeds) of each setting, theory as a line.
+
+    `theory` maps x to the prediction and is drawn dashed, in ink, over the range of x. With `line=False`
+    the points of a series are not joined, so that the line of the theory stands alone.
+    The count of seeds is written below the axes. Raises KeyError for a column that is not there.
+    """
+    if ax is None:
+        _, ax = plt.subplots()
+    names = [None] if hue is None else list(dict.fromkeys(frame[hue])) if hue in frame else [None]
+    table = summary(frame, [x] if hue is None else [hue, x], y)
+    for position, name in enumerate(names):
+        rows = table if hue is None else table[table[hue] == name]
+        style = style_of("measured" if name is None else name, position)
+        ax.errorbar(
+            rows[x], rows["mean"], yerr=[rows["mean"] - rows["low"], rows["high"] - rows["mean"]],
+            color=style.color, marker=style.marker, linestyle=style.dash if line else "none",
+            capsize=2.5, elinewidth=1.2, label=style.label,
+        )  # fmt: skip
+    if theory is not None:
+        grid = np.linspace(frame[x].min(), frame[x].max(), 300)
+        ax.plot(grid, theory(grid), color=INK, linestyle=(0, (5, 2)), linewidth=1.3, label="predicted", zorder=1)
+    ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+    counts = sorted(set(table["n"]))
+    note(ax, f"n = {counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} seeds, bars: 95 % interval")
+    if hue is not None or theory is not None:
+        ax.legend()
+    return ax
+
+
+def heatmap(frame: pd.DataFrame, *, x: str, y: str, value: str, label: str, ax: Axes | None = None) -> Axes:
+    """Mean of `value` over the rows (seeds) of each cell; rows of `y` grow upwards; 0 to 1 colour scale.
+
+    `label` names the colour scale. Raises KeyError for a column that is not there.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.8, 4.2))
+    table = summary(frame, [y, x], value)
+    grid = table.pivot(index=y, columns=x, values="mean").sort_index(ascending=False)
+    sns.heatmap(
+        grid, ax=ax, cmap="cividis", vmin=0, vmax=1, annot=True, fmt=".2f",
+        annot_kws={"size": 9}, linewidths=0.5, linecolor=PAPER, cbar_kws={"label": label},
+    )  # fmt: skip
+    ax.grid(False)
+    ax.tick_params(axis="y", rotation=0)
+    note(ax, f"mean of n = {int(table['n'].min())} seeds in each cell")
+    return ax
+
+
+def log_scale(ax: Axes, axis: str = "y") -> Axes:
+    """A logarithmic axis with a label at whole powers of ten only, at most nine of them."""
+    target = ax.yaxis if axis == "y" else ax.xaxis
+    (ax.set_yscale if axis == "y" else ax.set_xscale)("log")
+    target.set_major_locator(LogLocator(base=10, numticks=9))
+    target.set_minor_formatter(NullFormatter())
+    return ax
+
+
+def note(ax: Axes, text: str) -> None:
+    """A small line below the axes: how many seeds, what the bars are."""
+    ax.annotate(
+        text, xy=(1, 0), xycoords="axes fraction", xytext=(0, -38), textcoords="offset points",
+        ha="right", va="top", fontsize=8.5, color="#52606d",
+    )  # fmt: skip
