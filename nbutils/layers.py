@@ -1,0 +1,313 @@
+"""The normalization layers, from scratch: one function, and each norm as axes + affine + state.
+
+`standardize` is the whole idea: subtract the mean and divide by the standard deviation over some
+axes. The layers differ in which axes they average over, in the shape of the learned scale and
+shift, and in whether they remember statistics. Arguments, parameter and buffer names, and therefore
+checkpoints, are PyTorch's; the tests hold every layer to `torch.nn`.
+
+Half precision input is standardized in float32 and comes back in its own dtype.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def standardize(
+    x: Tensor, over: Sequence[int], eps: float, center: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Standardize `x` over the axes `over`: (x - mean) / sqrt(var + eps).
+
+    Returns (y, mean, var): y has the shape of x; mean and var keep the averaged axes with size 1,
+    so that they broadcast. The variance is the biased one, the mean of the squared deviations.
+    With center=False the mean is taken to be 0 (RMSNorm), and var is the mean square.
+    All three are float32 if x is half precision, else of the dtype of x.
+    """
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    mean = x.mean(over, keepdim=True) if center else x.new_zeros(())
+    deviation = x - mean if center else x
+    # From the deviations: E[x^2] - E[x]^2 would cancel catastrophically where mean >> std.
+    var = deviation.square().mean(over, keepdim=True)
+    return deviation * torch.rsqrt(var + eps), mean, var
+
+
+class _Norm(nn.Module):
+    """What the norms share: learned scale and shift, and a refusal of input they cannot take."""
+
+    eps: float | None
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def _register_affine(self, shape: Sequence[int], weight: bool, bias: bool) -> None:
+        self.register_parameter("weight", nn.Parameter(torch.ones(shape)) if weight else None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(shape)) if bias else None)
+
+    def _affine(self, y: Tensor, shape: Sequence[int]) -> Tensor:
+        """Scale and shift: weight and bias, viewed as `shape`, broadcast over y."""
+        if self.weight is not None:
+            y = y * self.weight.view(shape)
+        if self.bias is not None:
+            y = y + self.bias.view(shape)
+        return y
+
+    def _check_dtype(self, x: Tensor) -> None:
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} expects a tensor, got {type(x).__name__}.")
+        if not x.is_floating_point():
+            raise TypeError(f"{name} expects floating point input, got {x.dtype}: use x.float().")
+        # Half precision input may meet float32 parameters (mixed precision); nothing else may mix.
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        state = self.weight if self.weight is not None else getattr(self, "running_mean", None)
+        if state is not None and x.dtype != state.dtype and not (half and state.dtype == torch.float32):
+            raise TypeError(
+                f"{name} has {state.dtype} parameters and got {x.dtype} input: "
+                f"use layer.to({x.dtype}) or x.to({state.dtype})."
+            )
+
+    def _check_channels(self, x: Tensor, channels: int, dims: Sequence[int], layouts: str) -> None:
+        self._check_dtype(x)
+        name = type(self).__name__
+        if x.dim() not in dims:
+            raise ValueError(f"{name} expects input of shape {layouts}, got {tuple(x.shape)}.")
+        if x.shape[1] != channels:
+            raise ValueError(
+                f"{name} was built for {channels} channels and got {x.shape[1]} in input of shape "
+                f"{tuple(x.shape)}: channels are axis 1 of {layouts}."
+            )
+
+
+def _positive(name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+    return value
+
+
+def _shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape:
+        raise ValueError("normalized_shape must name at least one axis, got ().")
+    return tuple(_positive("normalized_shape", size) for size in shape)
+
+
+class _RunningNorm(_Norm):
+    """A norm that can remember statistics: running mean and variance of each channel."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_features = _positive("num_features", num_features)
+        self.eps, self.momentum = eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self._register_affine((num_features,), weight=affine, bias=affine)
+        tracked = track_running_stats
+        self.register_buffer("running_mean", torch.zeros(num_features) if tracked else None)
+        self.register_buffer("running_var", torch.ones(num_features) if tracked else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if tracked else None)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, var: Tensor, count: int, momentum: float) -> None:
+        """Move the running statistics towards (mean, var) of a batch with `count` values each.
+
+        Shapes (C,). The biased variance normalizes; the unbiased one, n / (n - 1) of it, is
+        remembered, because it estimates the variance of the data.
+        """
+        unbiased = var * (count / (count - 1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+
+    def _apply_running(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        mean, var = self.running_mean.view(shape), self.running_var.view(shape)
+        return (x - mean) * torch.rsqrt(var + self.eps)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}, track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNorm(_RunningNorm):
+    """Batch normalization: each channel over the batch and all positions.
+
+    Input (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W); output of the same shape and dtype.
+    train() normalizes by the batch and updates the running statistics; eval() normalizes by the
+    running statistics. momentum is the weight of the new batch; None averages all batches equally.
+    Raises ValueError for another shape, and for one value per channel in training (its variance is
+    0); TypeError for a dtype that the parameters do not match.
+    Source: Ioffe & Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        layouts = "(N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W)"
+        self._check_channels(x, self.num_features, (2, 3, 4, 5), layouts)
+        over = [axis for axis in range(x.dim()) if axis != 1]
+        per_channel = [1, -1] + [1] * (x.dim() - 2)
+
+        if self.training or not self.track_running_stats:
+            count = x.numel() // self.num_features
+            if count < 2:
+                raise ValueError(
+                    f"Expected more than 1 value per channel when training, got input size {x.shape}"
+                )
+            y, mean, var = standardize(x, over, self.eps)
+            if self.training and self.track_running_stats:
+                self.num_batches_tracked.add_(1)
+                momentum = self.momentum
+                if momentum is None:
+                    momentum = 1 / self.num_batches_tracked.item()
+                self._remember(mean.flatten(), var.flatten(), count, momentum)
+        else:
+            y = self._apply_running(x, per_channel)
+        return self._affine(y, per_channel).to(x.dtype)
+
+
+class InstanceNorm(_RunningNorm):
+    """Instance normalization: each channel of each example over its positions.
+
+    Input (N, C, L), (N, C, H, W) or (N, C, D, H, W); output of the same shape and dtype. No scale,
+    shift or running statistics by default. With track_running_stats=True, eval() normalizes by the
+    average of the examples' statistics; as in PyTorch, num_batches_tracked then stays 0, and
+    momentum=None means 0.
+    Raises ValueError for another shape (an unbatched one too) and for a single position.
+    Source: Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layouts = "(N, C, L), (N, C, H, W) or (N, C, D, H, W)"
+        self._check_channels(x, self.num_features, (3, 4, 5), layouts)
+        positions = list(range(2, x.dim()))
+        per_channel = [1, -1] + [1] * len(positions)
+
+        if self.training or not self.track_running_stats:
+            count = math.prod(x.shape[2:])
+            if count < 2:
+                raise ValueError(
+                    f"Expected more than 1 spatial element when training, got input size {x.shape}"
+                )
+            y, mean, var = standardize(x, positions, self.eps)
+            if self.training and self.track_running_stats:
+                over_examples = [axis for axis in range(x.dim()) if axis != 1]
+                mean, var = mean.mean(over_examples), var.mean(over_examples)
+                self._remember(mean, var, count, self.momentum or 0.0)
+        else:
+            y = self._apply_running(x, per_channel)
+        return self._affine(y, per_channel).to(x.dtype)
+
+
+class GroupNorm(_Norm):
+    """Group normalization: each group of channels of each example, over its positions.
+
+    Input (N, C, ...) with C = num_channels; output of the same shape and dtype. One group averages
+    like LayerNorm over (C, ...), one channel per group like InstanceNorm. No state.
+    Raises ValueError where num_groups does not divide num_channels, or for another shape.
+    Source: Wu & He 2018, https://arxiv.org/abs/1803.08494.
+    """
+
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True
+    ) -> None:
+        super().__init__()
+        self.num_groups = _positive("num_groups", num_groups)
+        self.num_channels = _positive("num_channels", num_channels)
+        if num_channels % num_groups:
+            raise ValueError(
+                f"num_channels must be divisible by num_groups, got {num_channels} channels and "
+                f"{num_groups} groups."
+            )
+        self.eps, self.affine = eps, affine
+        self._register_affine((num_channels,), weight=affine, bias=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_channels(x, self.num_channels, range(2, 64), "(N, C, ...)")
+        per_channel = [1, -1] + [1] * (x.dim() - 2)
+        grouped = x.reshape(x.shape[0], self.num_groups, -1)  # (N, G, C / G * positions)
+        y, _, _ = standardize(grouped, [2], self.eps)
+        return self._affine(y.view(x.shape), per_channel).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+class LayerNorm(_Norm):
+    """Layer normalization: each example (or token) over its last axes, `normalized_shape`.
+
+    Input (..., *normalized_shape); output of the same shape and dtype. The scale and the shift have
+    one value per element of normalized_shape. No state.
+    Raises ValueError where the input does not end in normalized_shape.
+    Source: Ba, Kiros & Hinton 2016, https://arxiv.org/abs/1607.06450.
+    """
+
+    center = True
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.normalized_shape = _shape(normalized_shape)
+        self.eps, self.elementwise_affine = eps, elementwise_affine
+        self._register_affine(
+            self.normalized_shape, weight=elementwise_affine, bias=elementwise_affine and bias
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_dtype(x)
+        axes = len(self.normalized_shape)
+        if tuple(x.shape[-axes:]) != self.normalized_shape:
+            raise ValueError(
+                f"{type(self).__name__} expects input whose last {axes} axes are "
+                f"{self.normalized_shape}, got shape {tuple(x.shape)}."
+            )
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        y, _, _ = standardize(x, range(-axes, 0), eps, center=self.center)
+        return self._affine(y, self.normalized_shape).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, "
+            f"elementwise_affine={self.elementwise_affine}, bias={self.bias is not None}"
+        )
+
+
+class RMSNorm(LayerNorm):
+    """Root mean square normalization: LayerNorm without the mean and without the shift.
+
+    Input (..., *normalized_shape); output of the same shape and dtype. eps=None means the machine
+    epsilon of the input's dtype, as in PyTorch.
+    Raises ValueError where the input does not end in normalized_shape.
+    Source: Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467, equation 4.
+    """
+
+    center = False
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, bias=False)
