@@ -25,6 +25,7 @@ def standardize(
     With center=False the mean is taken to be 0 (RMSNorm), and var is the mean square.
     All three are float32 if x is half precision, else of the dtype of x.
     """
+    over = tuple(over)
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     mean = x.mean(over, keepdim=True) if center else x.new_zeros(())
     deviation = x - mean if center else x
@@ -61,7 +62,11 @@ class _Norm(nn.Module):
         # Half precision input may meet float32 parameters (mixed precision); nothing else may mix.
         half = x.dtype in (torch.float16, torch.bfloat16)
         state = self.weight if self.weight is not None else getattr(self, "running_mean", None)
-        if state is not None and x.dtype != state.dtype and not (half and state.dtype == torch.float32):
+        if (
+            state is not None
+            and x.dtype != state.dtype
+            and not (half and state.dtype == torch.float32)
+        ):
             raise TypeError(
                 f"{name} has {state.dtype} parameters and got {x.dtype} input: "
                 f"use layer.to({x.dtype}) or x.to({state.dtype})."
