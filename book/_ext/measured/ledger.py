@@ -1,0 +1,264 @@
+"""The ledger of claims: claims.yml and the executed evidence, held against each other.
+
+`nbutils.evidence.check` leaves an output of the type EVIDENCE in the cell that measured. Here those
+outputs are gathered from the executed chapters, compared with book/claims.yml, and rendered by the
+directive `ledger`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+from .execution import EVIDENCE, chapters, code_cells, executed
+
+EVIDENCE_FILE = "_build/evidence.json"
+CLAIMS_FILE = "book/claims.yml"
+FIELDS = {
+    "id",
+    "claim",
+    "said_by",
+    "source",
+    "chapter",
+    "decided_by",
+    "verdict",
+    "finding",
+}
+VERDICTS = {
+    "holds": "Holds",
+    "false": "False",
+    "depends": "Depends",
+    "misattributed": "Misattributed",
+    "not-testable": "Not testable",
+}
+DECIDED_BY = ("measurement", "citation", "not-testable")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One executed check: what `evidence.check` displayed, and the page it stands on."""
+
+    page: str
+    claim: str
+    anchor: str
+    statement: str
+    measured: float
+    low: float
+    high: float
+    n: int
+    exact: bool
+
+
+def gather(root: Path, cache_path: str) -> list[Evidence]:
+    """All evidence in the executed chapters, in reading order."""
+    found = []
+    for path in chapters(root):
+        page = path.relative_to(root).with_suffix("").as_posix()
+        for cell in code_cells(executed(cache_path, path)):
+            for output in cell.outputs:
+                shown = output.get("metadata", {}).get(EVIDENCE)
+                if shown is not None:
+                    fields = {k: shown[k] for k in Evidence.__annotations__ if k != "page"}
+                    found.append(Evidence(page, **fields))
+    return found
+
+
+def load_claims(root: Path) -> list[dict[str, Any]]:
+    """The claims of book/claims.yml."""
+    text = (root / CLAIMS_FILE).read_text(encoding="utf-8")
+    return yaml.safe_load(text) or []
+
+
+def problems_of_claim(claim: dict[str, Any]) -> Iterator[str]:
+    name = claim.get("id", "a claim without an id")
+    if set(claim) != FIELDS:
+        missing, unknown = FIELDS - set(claim), set(claim) - FIELDS
+        if missing:
+            yield f"{name}: the fields {', '.join(sorted(missing))} are missing."
+        if unknown:
+            yield f"{name}: unknown fields {', '.join(sorted(map(str, unknown)))}."
+        return
+    # An unquoted `false` is a boolean in YAML, hence str().
+    if not isinstance(claim["verdict"], str) or claim["verdict"] not in VERDICTS:
+        yield (
+            f"{name}: the verdict {claim['verdict']!r} is none of {', '.join(VERDICTS)} "
+            "(write it in quotes)."
+        )
+    if claim["decided_by"] not in DECIDED_BY:
+        yield f"{name}: decided_by {claim['decided_by']!r} is none of {', '.join(DECIDED_BY)}."
+    if not isinstance(claim["chapter"], str):
+        yield f"{name}: the chapter {claim['chapter']!r} has to be a string such as '01'."
+    if not isinstance(claim["said_by"], list):
+        yield f"{name}: said_by has to be a list."
+
+
+def problems(claims: list[dict[str, Any]], evidence: list[Evidence]) -> list[str]:
+    """What keeps claims and evidence from agreeing; empty when they do."""
+    told = [problem for claim in claims for problem in problems_of_claim(claim)]
+    names = Counter(claim.get("id") for claim in claims)
+    told += [f"{name}: {count} claims have this id." for name, count in names.items() if count > 1]
+    measured = {item.claim for item in evidence}
+    for claim in claims:
+        decided = claim.get("decided_by")
+        if decided == "measurement" and claim.get("id") not in measured:
+            told.append(
+                f"{claim.get('id')}: decided by measurement, but no chapter measured it. "
+                "Add evidence.check to its chapter, or decide it by a citation."
+            )
+    for item in evidence:
+        if item.claim not in names:
+            told.append(
+                f"{item.claim}: {item.page} measured it, but {CLAIMS_FILE} has no such claim."
+            )
+    anchors = Counter((item.page, item.anchor) for item in evidence)
+    for (page, anchor), count in anchors.items():
+        if count > 1:
+            told.append(f"{page}: {count} pieces of evidence have the anchor {anchor}.")
+    return told
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Leave the file's time alone when nothing changed: pages depend on it."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def compare(app: Sphinx) -> None:
+    """Gather the evidence and hold it against the claims.
+
+    Raises: ExtensionError that names every disagreement.
+    """
+    root = Path(app.srcdir)
+    evidence = gather(root, app.config.nb_execution_cache_path)
+    told = problems(load_claims(root), evidence)
+    if told:
+        raise ExtensionError("Claims and evidence disagree.\n" + "\n".join(told))
+    write_if_changed(
+        root / EVIDENCE_FILE, json.dumps([asdict(item) for item in evidence], indent=1)
+    )
+
+
+def number(value: float) -> str:
+    """A number as people read it: 1.4667, 0.25, 3e-07, 12,000."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:.2e}"
+
+
+def measured_text(item: Evidence) -> str:
+    """Value, interval and number of seeds of one piece of evidence."""
+    if item.exact:
+        return f"{number(item.measured)} (exact)"
+    return f"{number(item.measured)} [{number(item.low)}, {number(item.high)}], n = {item.n}"
+
+
+class Ledger(SphinxDirective):
+    """Render all claims by chapter, each with its verdict and its evidence."""
+
+    has_content: ClassVar[bool] = False
+
+    def run(self) -> list[nodes.Node]:
+        root = Path(self.env.srcdir)
+        for name in (CLAIMS_FILE, EVIDENCE_FILE):
+            self.env.note_dependency(str(root / name))
+        claims = load_claims(root)
+        evidence = defaultdict(list)
+        for fields in json.loads((root / EVIDENCE_FILE).read_text(encoding="utf-8")):
+            evidence[fields["claim"]].append(Evidence(**fields))
+        by_chapter = defaultdict(list)
+        for claim in claims:
+            by_chapter[claim["chapter"]].append(claim)
+        pages = {path.name[:2]: path for path in chapters(root)}
+        shown = [self.counts(claims)]
+        for chapter, its_claims in sorted(by_chapter.items()):
+            section = nodes.section(ids=[f"chapter-{chapter}"])
+            section += nodes.title("", "", *self.heading(root, chapter, pages.get(chapter)))
+            for claim in its_claims:
+                section += self.entry(claim, evidence[claim["id"]])
+            shown.append(section)
+        return shown
+
+    def counts(self, claims: list[dict[str, Any]]) -> nodes.Node:
+        """One line: how many claims there are, and how many of each verdict."""
+        counted = Counter(claim["verdict"] for claim in claims)
+        line = nodes.paragraph(classes=["ledger-counts"])
+        line += nodes.strong("", f"{len(claims)} claims")
+        for verdict, label in VERDICTS.items():
+            if counted[verdict]:
+                line += nodes.Text(" ")
+                line += nodes.inline(
+                    "", f"{counted[verdict]} {label.lower()}", classes=["verdict", verdict]
+                )
+        return line
+
+    def heading(self, root: Path, chapter: str, path: Path | None) -> list[nodes.Node]:
+        if path is None:
+            return [nodes.Text(f"Chapter {chapter}")]
+        page = path.relative_to(root).with_suffix("").as_posix()
+        return [nodes.Text(f"Chapter {chapter} · "), self.link(page, "", title_of(path))]
+
+    def link(self, page: str, anchor: str, text: str) -> nodes.Node:
+        """A link to an anchor that only exists in the HTML of a cell's output."""
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, page)
+        target = f"{uri}#{anchor}" if anchor else uri
+        return nodes.reference("", text, refuri=target, internal=True)
+
+    def entry(self, claim: dict[str, Any], evidence: list[Evidence]) -> nodes.Node:
+        """One claim: the sentence, its verdict, who says it, what decides it, the measurements."""
+        entry = nodes.container(classes=["ledger-entry"], ids=[f"claim-{claim['id']}"])
+        head = nodes.paragraph(classes=["ledger-claim"])
+        verdict = claim["verdict"]
+        head += nodes.inline("", VERDICTS[verdict], classes=["verdict", verdict])
+        head += nodes.Text(" ")
+        head += self.inline_markdown(claim["claim"])
+        entry += head
+        finding = nodes.paragraph(classes=["ledger-finding"])
+        finding += self.inline_markdown(claim["finding"])
+        entry += finding
+        for item in evidence:
+            line = nodes.paragraph(classes=["ledger-measured"])
+            line += nodes.Text("Measured: ")
+            line += self.inline_markdown(item.statement)
+            line += nodes.Text(" ")
+            line += self.link(item.page, item.anchor, measured_text(item))
+            entry += line
+        origin = nodes.paragraph(classes=["ledger-origin"])
+        if claim["said_by"]:
+            origin += nodes.Text(f"Said by {', '.join(map(str, claim['said_by']))}. ")
+        if claim["source"]:
+            origin += nodes.Text("Source: ")
+            origin += self.inline_markdown(claim["source"])
+        if origin.children:
+            entry += origin
+        return entry
+
+    def inline_markdown(self, text: str) -> list[nodes.Node]:
+        """Parse one paragraph of Markdown and return what is inside it."""
+        holder = nodes.Element()
+        self.state.nested_parse(StringList([" ".join(str(text).split())]), 0, holder)
+        return holder[0].children if holder.children else []
+
+
+def title_of(path: Path) -> str:
+    """The first heading of a notebook."""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for line in "".join(cell["source"]).splitlines():
+            if cell["cell_type"] == "markdown" and line.startswith("# "):
+                return line.removeprefix("# ").strip()
+    return path.stem
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", compare, priority=200)  # after the chapters have been executed
+    app.add_directive("ledger", Ledger)
