@@ -126,6 +126,8 @@ class _Stack(nn.Module):
             )
         self.depth, self.width = depth, width
         self._activation, self._norm, self._residual = ACTIVATIONS[activation], norm, residual
+        # These norms subtract the mean of each channel, and with it any bias: it would never learn.
+        self._bias = norm not in ("batch", "instance")
         self._rule = {"init": init, "gain": gain, "bias_std": bias_std}
         # The stem sees the data and the head feeds the loss: no activation halves the variance there.
         self._edge_rule = {"init": "normal" if init == "he" else init}
@@ -134,7 +136,7 @@ class _Stack(nn.Module):
             if residual is None:
                 self.layers = self._plain(inputs)
             else:
-                self.stem = self._layer(inputs, width)
+                self.stem = self._layer(inputs, width, self._bias)
                 initialize(self.stem, **self._edge_rule)
                 self.blocks = self._blocks()
                 if norm is not None:
@@ -156,7 +158,7 @@ class _Stack(nn.Module):
         """(layer, norm, activation) x depth."""
         stack = nn.Sequential()
         for index in range(self.depth):
-            layer = self._layer(inputs if index == 0 else self.width, self.width)
+            layer = self._layer(inputs if index == 0 else self.width, self.width, self._bias)
             initialize(layer, **self._rule)
             parts = _named(
                 (self.layer_name, layer),
@@ -180,7 +182,7 @@ class _Stack(nn.Module):
         return stack
 
     def _branch(self, index: int) -> nn.Sequential:
-        layer = self._layer(self.width, self.width)
+        layer = self._layer(self.width, self.width, self._bias)
         initialize(layer, **self._rule)
         learned = self._residual in ("rezero", "skipinit")
         return _named(
@@ -213,7 +215,7 @@ class _Stack(nn.Module):
     # What a layer is, for MLP and CNN to say.
     layer_name: str
 
-    def _layer(self, fan_in: int, fan_out: int, bias: bool = True) -> nn.Module:
+    def _layer(self, fan_in: int, fan_out: int, bias: bool) -> nn.Module:
         raise NotImplementedError
 
     def _normalize(self, index: int) -> nn.Module | None:
@@ -243,7 +245,8 @@ class MLP(_Stack):
 
     Initialization: see `initialize`. gain and bias_std act on the hidden layers. Stem and head take
     the same rule without gain, without bias and without He's factor 2, which pays for a ReLU.
-    norm="group" uses 4 groups. The weights depend on `seed` alone, and the global random number
+    norm="group" uses 4 groups. Hidden layers have no bias where norm="batch", which would subtract it.
+    The weights depend on `seed` alone, and the global random number
     generator does not move.
     Raises ValueError for an unknown name and for a combination that makes no sense.
     """
@@ -274,7 +277,7 @@ class MLP(_Stack):
             depth, width, inputs, outputs, activation, norm, init, gain, bias_std, residual, seed
         )
 
-    def _layer(self, fan_in: int, fan_out: int, bias: bool = True) -> nn.Module:
+    def _layer(self, fan_in: int, fan_out: int, bias: bool) -> nn.Module:
         return nn.Linear(fan_in, fan_out, bias)
 
     def _normalize(self, index: int) -> nn.Module | None:
@@ -311,7 +314,7 @@ class CNN(_Stack):
             depth, width, inputs, outputs, activation, norm, init, gain, bias_std, residual, seed
         )
 
-    def _layer(self, fan_in: int, fan_out: int, bias: bool = True) -> nn.Module:
+    def _layer(self, fan_in: int, fan_out: int, bias: bool) -> nn.Module:
         return nn.Conv2d(fan_in, fan_out, kernel_size=3, padding=1, bias=bias)
 
     def _large_layers(self) -> int:
