@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 JUPYTER_BOOK = Path(sys.executable).parent / "jupyter-book"
 # A kernel says so each time it starts; it listens on this machine's own address only.
 UNENCRYPTED = "[IPKernelApp] WARNING | Kernel is running over TCP without encryption."
-CAUSE = re.compile(r"WARNING|ERROR|Extension error")
+CAUSE = re.compile(r"WARNING|ERROR|Extension error|Exception occurred")
 
 
 def build(folder: Path) -> int:

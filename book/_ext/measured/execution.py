@@ -2,7 +2,8 @@
 
 jupyter-cache recognizes a notebook by its code cells alone, so an edit of nbutils would leave stale
 outputs. Therefore the cache folder is named by a hash of all that the outputs depend on besides the
-notebook: nbutils, the claims, the base seed, and the versions of the libraries that compute and draw.
+notebook: nbutils, the claims, the base seed, and the versions of the libraries that compute and
+draw.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def erase_progress_bars(notebook: nbformat.NotebookNode) -> None:
 
 
 def set_evidence_aside(notebook: nbformat.NotebookNode) -> None:
-    """Move evidence from an output's data to its metadata: myst-nb warns about types it cannot show."""
+    """Move evidence from an output's data to its metadata; myst-nb warns of unknown types."""
     for cell in code_cells(notebook):
         for output in cell.outputs:
             if EVIDENCE in output.get("data", {}):
@@ -193,7 +194,7 @@ def executed(cache_path: str, path: Path) -> nbformat.NotebookNode:
 
 
 def name_cache(app: Sphinx, config: Config) -> None:
-    """Point myst-nb at the cache folder of this state of nbutils; drop the folders of older states."""
+    """Point myst-nb at the cache folder of this state of nbutils; drop those of older states."""
     root = Path(app.srcdir)
     caches = root / "_build" / "executed"
     here = caches / cache_key(root)

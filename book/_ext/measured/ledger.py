@@ -21,6 +21,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
+from nbutils.evidence import VERDICTS, Interval, describe
+
 from .execution import EVIDENCE, chapters, code_cells, executed
 
 EVIDENCE_FILE = "_build/evidence.json"
@@ -34,13 +36,6 @@ FIELDS = {
     "decided_by",
     "verdict",
     "finding",
-}
-VERDICTS = {
-    "holds": "Holds",
-    "false": "False",
-    "depends": "Depends",
-    "misattributed": "Misattributed",
-    "not-testable": "Not testable",
 }
 DECIDED_BY = ("measurement", "citation", "not-testable")
 
@@ -149,18 +144,9 @@ def compare(app: Sphinx) -> None:
     )
 
 
-def number(value: float) -> str:
-    """A number as people read it: 1.4667, 0.25, 3e-07, 12,000."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return f"{value:.2e}"
-
-
 def measured_text(item: Evidence) -> str:
-    """Value, interval and number of seeds of one piece of evidence."""
-    if item.exact:
-        return f"{number(item.measured)} (exact)"
-    return f"{number(item.measured)} [{number(item.low)}, {number(item.high)}], n = {item.n}"
+    """Value, interval and number of seeds, in the same words as on the evidence card."""
+    return describe(Interval(item.measured, item.low, item.high, item.n, item.exact))
 
 
 class Ledger(SphinxDirective):
@@ -194,12 +180,11 @@ class Ledger(SphinxDirective):
         counted = Counter(claim["verdict"] for claim in claims)
         line = nodes.paragraph(classes=["ledger-counts"])
         line += nodes.strong("", f"{len(claims)} claims")
-        for verdict, label in VERDICTS.items():
+        for verdict in VERDICTS:
             if counted[verdict]:
                 line += nodes.Text(" ")
-                line += nodes.inline(
-                    "", f"{counted[verdict]} {label.lower()}", classes=["verdict", verdict]
-                )
+                text = f"{counted[verdict]} {label(verdict)}"
+                line += nodes.inline("", text, classes=["verdict", verdict])
         return line
 
     def heading(self, root: Path, chapter: str, path: Path | None) -> list[nodes.Node]:
@@ -219,7 +204,7 @@ class Ledger(SphinxDirective):
         entry = nodes.container(classes=["ledger-entry"], ids=[f"claim-{claim['id']}"])
         head = nodes.paragraph(classes=["ledger-claim"])
         verdict = claim["verdict"]
-        head += nodes.inline("", VERDICTS[verdict], classes=["verdict", verdict])
+        head += nodes.inline("", label(verdict), classes=["verdict", verdict])
         head += nodes.Text(" ")
         head += self.inline_markdown(claim["claim"])
         entry += head
@@ -248,6 +233,11 @@ class Ledger(SphinxDirective):
         holder = nodes.Element()
         self.state.nested_parse(StringList([" ".join(str(text).split())]), 0, holder)
         return holder[0].children if holder.children else []
+
+
+def label(verdict: str) -> str:
+    """A verdict as people read it."""
+    return verdict.replace("-", " ")
 
 
 def title_of(path: Path) -> str:

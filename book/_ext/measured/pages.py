@@ -1,12 +1,16 @@
-"""Refuse empty pages, and keep the others light.
+"""Refuse empty pages, and keep the others light and accessible.
 
-The theme draws its icons with a script of half a megabyte. The book's pages use about twenty icons,
-so the script goes, and the icons in use become CSS masks, cut from that script's own data.
+The theme draws its icons with Font Awesome: a script, two fonts and two thousand CSS rules, which
+weigh 800 kB. The book's pages use about twenty icons. So all of that goes, and the icons in use
+become CSS masks, cut from the script's own data.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,11 +21,33 @@ from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
-SCRIPT = re.compile(r"\s*<script[^>]*fontawesome\.js[^>]*></script>")
+# What is amended in every page: the pattern, and what takes its place.
+MATHJAX = re.compile(r"\s*<script[^>]*mathjax/startup\.js[^>]*></script>")
+AMENDMENTS = (
+    # The icon script; icons.css does its work.
+    (re.compile(r"\s*<script[^>]*fontawesome\.js[^>]*></script>"), ""),
+    # A header cell without text (pandas' corner) is an ordinary empty cell.
+    (re.compile(r"<th></th>"), "<td></td>"),
+    # docutils: the entries of a list have to be list items, and doc-biblioentry is deprecated.
+    (re.compile(r'role="doc-biblioentry"'), 'role="listitem"'),
+)
+CSS_RULE = re.compile(r"[^{}]+\{[^{}]*\}")
+ICON_RULE = re.compile(
+    r"^(?:/\*.*?\*/)?\s*\.fa[\w-]*:before(?:,\s*\.fa[\w-]*:before)*\{", re.DOTALL
+)
 CLASS = re.compile(r'<(?:i|span)\b[^>]*\bclass="([^"]*\bfa-[^"]*)"')
 DRAWING = re.compile(r'"?([\w-]+)"?:\[(\d+),(\d+),\[[^\]]*\],"[0-9a-f]+","(M[^"]+)"\]')
 STYLES = {"fa-brands": "brands", "fab": "brands", "fa-regular": "regular", "far": "regular"}
 NO_ICON = {"fa-solid", "fa-lg", "fa-fw", "fa-xs", "fa-sm", *STYLES}  # classes of style and size
+MATHJAX_PARTS = (
+    "startup.js",
+    "core.js",
+    "input/tex.js",
+    "input/tex/extensions",
+    "output/chtml.js",
+    "output/chtml/fonts",
+    "a11y/assistive-mml.js",
+)
 SHORTEST_PAGE = 40  # characters of text besides the title
 
 Drawing = tuple[int, int, str]  # width, height, SVG path
@@ -101,29 +127,69 @@ def icon_css(used: set[tuple[str, str]], drawings: dict[str, dict[str, Drawing]]
 SAFE = " '=:/,"  # readable in a quoted CSS url
 
 
+def without_font_awesome(css: str) -> str:
+    """The theme's style sheet without the rules that draw icons from fonts."""
+
+    def keep(rule: re.Match[str]) -> str:
+        text = rule[0]
+        font = "@font-face" in text and "Font Awesome" in text.replace("\\ ", " ")
+        return "" if font or ICON_RULE.match(text) else text
+
+    return CSS_RULE.sub(keep, css)
+
+
+def amend(path: Path, change: Callable[[str], str]) -> None:
+    """Rewrite a file if the change changes it."""
+    text = path.read_text(encoding="utf-8")
+    changed = change(text)
+    if changed != text:
+        path.write_text(changed, encoding="utf-8")
+
+
+def amend_page(html: str) -> str:
+    for pattern, replacement in AMENDMENTS:
+        html = pattern.sub(replacement, html)
+    # Sphinx also loads MathJax on the root page, on behalf of the pages below it.
+    return html if 'class="math' in html else MATHJAX.sub("", html)
+
+
+def copy_mathjax(target: Path) -> None:
+    """Copy the parts of MathJax that _config.yml names, and what these load by themselves."""
+    package = find_spec("sphinx-mathjax-offline")
+    if package is None:
+        raise ExtensionError("sphinx-mathjax-offline is missing: pip install -e .[book]")
+    source = Path(package.origin).parent / "static/mathjax"
+    for part in MATHJAX_PARTS:
+        (target / part).parent.mkdir(parents=True, exist_ok=True)
+        if (source / part).is_dir():
+            shutil.copytree(source / part, target / part, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source / part, target / part)
+
+
 def lighten(app: Sphinx, error: Exception | None) -> None:
-    """Drop the icon script from all pages, and write the icons that they use as one style sheet."""
+    """Amend all pages, and put one small style sheet of icons in the place of Font Awesome."""
     if error or app.builder.format != "html":
         return
     out = Path(app.outdir)
     used: set[tuple[str, str]] = set()
-    for page in sorted(out.rglob("*.html")):
-        html = page.read_text(encoding="utf-8")
-        used |= icons_in(html)
-        lighter = SCRIPT.sub("", html)
-        if lighter != html:
-            page.write_text(lighter, encoding="utf-8")
-    sheet = icon_css(used, theme_drawings())
-    (out / "_static/icons.css").write_text(sheet, encoding="utf-8")
-    for unused in (out / "_static/scripts").glob("fontawesome.js*"):
+    for page in out.rglob("*.html"):
+        amend(page, amend_page)
+        used |= icons_in(page.read_text(encoding="utf-8"))
+    static = out / "_static"
+    (static / "icons.css").write_text(icon_css(used, theme_drawings()), encoding="utf-8")
+    amend(static / "styles/pydata-sphinx-theme.css", without_font_awesome)
+    copy_mathjax(static / "mathjax")
+    shutil.rmtree(static / "vendor/fontawesome", ignore_errors=True)
+    for unused in (*static.rglob("fontawesome.js"), *static.rglob("*.map")):
         unused.unlink()
 
 
 def forget_after_warnings(app: Sphinx, error: Exception | None) -> None:
     """Make the next build read everything again when this one warned.
 
-    Sphinx warns only about pages that it reads. Without this, a build that failed on a warning would
-    succeed when it is simply run once more.
+    Sphinx warns only about pages that it reads. Without this, a build that failed on a warning
+    would succeed when it is simply run once more.
     """
     if app._warncount:
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
