@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, zip_longest
 
 import pandas as pd
 import torch
@@ -63,6 +63,16 @@ class _Stacked(nn.Module):
                 f"{type(self).__name__} expects (networks, batch, features) with {self.networks} "
                 f"networks, got shape {tuple(x.shape)}: turn images into vectors with nn.Flatten()."
             )
+
+    def affine(self, y: Tensor) -> Tensor:
+        """Scale and shift by parameters (M, C) of vectors or (M, C, H, W) of images."""
+        weight, bias = self.weight, getattr(self, "bias", None)  # torch.nn.RMSNorm has no bias
+        if weight is None:
+            return y
+        if y.dim() == 3:
+            weight = weight.unsqueeze(1)
+            bias = None if bias is None else bias.unsqueeze(1)
+        return y * weight if bias is None else torch.addcmul(bias, y, weight)
 
 
 def _flat(parameter: Tensor | None) -> Tensor | None:
@@ -142,12 +152,15 @@ class _InstanceNorm(_Stacked):
 class _GroupNorm(_Stacked):
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__(modules)
-        self.eps, self.groups = modules[0].eps, modules[0].num_groups * self.networks
+        self.eps, self.groups = modules[0].eps, modules[0].num_groups
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = self.to_channels(x)
-        y = F.group_norm(channels, self.groups, _flat(self.weight), _flat(self.bias), self.eps)
-        return self.from_channels(y)
+        if x.dim() == 4:
+            groups = self.groups * self.networks
+            return F.group_norm(x, groups, _flat(self.weight), _flat(self.bias), self.eps)
+        self.check_vectors(x)
+        y = F.group_norm(x.flatten(0, 1), self.groups, eps=self.eps).view(x.shape)
+        return self.affine(y)
 
 
 class _LayerNorm(_Stacked):
@@ -159,23 +172,16 @@ class _LayerNorm(_Stacked):
         return F.layer_norm(x, self.shape, eps=self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != len(self.shape) + (2 if x.dim() == 3 else 1):
+        if len(self.shape) != (1 if x.dim() == 3 else 3):
             raise ValueError(
-                f"population normalizes vectors over (C,) and images over (C, H, W), got "
+                "population normalizes vectors over (C,) and images over (C, H, W), got "
                 f"normalized_shape={self.shape} for {'vectors' if x.dim() == 3 else 'images'}."
             )
-        if x.dim() == 3:  # (M, B, C), parameters (M, 1, C)
-            return self.affine(self.standardize(x), lambda parameter: parameter.unsqueeze(1))
-        y = self.standardize(x.unflatten(1, (self.networks, -1)))  # (B, M, C, H, W)
-        return self.affine(y, lambda parameter: parameter).flatten(1, 2)
-
-    def affine(self, y: Tensor, broadcast: Callable[[Tensor], Tensor]) -> Tensor:
-        if self.weight is None:
-            return y
-        bias = getattr(self, "bias", None)  # torch.nn.RMSNorm has none
-        if bias is None:
-            return y * broadcast(self.weight)
-        return torch.addcmul(broadcast(bias), y, broadcast(self.weight))
+        if x.dim() == 3:
+            self.check_vectors(x)
+            return self.affine(self.standardize(x))
+        images = x.unflatten(1, (self.networks, -1))  # (B, M, C, H, W)
+        return self.affine(self.standardize(images)).flatten(1, 2)
 
 
 class _RMSNorm(_LayerNorm):
@@ -253,10 +259,11 @@ class Population:
         self.nets = list(nets)
         _check_alike(self.nets)
         replaced = {}
-        for name, module in self.nets[0].named_modules():
+        for peers in zip(*(net.named_modules() for net in self.nets), strict=True):
+            name, module = peers[0]
             if type(module) in _STACKED:
-                peers = [net.get_submodule(name) for net in self.nets]
-                replaced[id(module)] = _STACKED[type(module)](peers)
+                stacked = _STACKED[type(module)]([peer for _, peer in peers])
+                replaced[id(module)] = stacked
             else:
                 _check_passes(name, module)
         # deepcopy looks every object up in its memo first: the leaves come out stacked, and a
@@ -405,12 +412,18 @@ class _Optimizer:
         self.kind, self.weight_decay, self.clip = kind, weight_decay, clip
         # One matrix of all values, and the parameters as views into it: an update is one operation.
         self.values = torch.cat([p.detach().view(networks, -1) for p in self.parameters], dim=1)
-        sizes = [p[0].numel() for p in self.parameters]
-        for parameter, values in zip(self.parameters, self.values.split(sizes, 1), strict=True):
-            parameter.data = values.view(parameter.shape)
+        self.gradient = torch.empty_like(self.values)
+        self.gradients = self._views(self.gradient)
+        for parameter, values in zip(self.parameters, self._views(self.values), strict=True):
+            parameter.data = values
         self.rates = torch.tensor(rates).to(self.values).unsqueeze(1)  # (M, 1)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.updates = 0
+
+    def _views(self, matrix: Tensor) -> list[Tensor]:
+        """The columns of `matrix` (M, P) that belong to each parameter, in its shape (M, ...)."""
+        columns = matrix.split([p[0].numel() for p in self.parameters], dim=1)
+        return [c.view(p.shape) for c, p in zip(columns, self.parameters, strict=True)]
 
     def step(self, loss: Tensor, factor: float) -> None:
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
@@ -421,7 +434,8 @@ class _Optimizer:
                     "remove it or set requires_grad=False."
                 )
         with torch.no_grad():
-            gradient = torch.cat([g.reshape(len(self.values), -1) for g in gradients], dim=1)
+            torch._foreach_copy_(self.gradients, gradients)
+            gradient = self.gradient
             if self.clip is not None:
                 norm = gradient.norm(dim=1, keepdim=True)
                 gradient *= (self.clip / (norm + 1e-6)).clamp(max=1.0)
@@ -475,29 +489,31 @@ def _check_alike(nets: list[nn.Module]) -> None:
     for index, net in enumerate(nets):
         if not isinstance(net, nn.Module):
             raise TypeError(f"networks must be nn.Module, got {type(net).__name__} at {index}.")
-        for part in ("architecture", "shapes", "modes"):
-            expected, got = _describe(nets[0])[part], _describe(net)[part]
+    first = _describe(nets[0])
+    for index, net in enumerate(nets):
+        for expected, got in zip_longest(first, _describe(net), fillvalue="nothing"):
             if expected != got:
-                difference = next(
-                    (a, b) for a, b in zip([*expected, ""], [*got, ""], strict=False) if a != b
-                )
                 raise ValueError(
-                    f"networks must have the same {part}: network 0 has {difference[0]!r} where "
-                    f"network {index} has {difference[1]!r}. Train them in separate calls."
+                    "networks must be alike but for their values: network 0 has "
+                    f"[{expected}] where network {index} has [{got}]. Train them in separate calls."
                 )
     owned = [id(p) for net in nets for m in net.modules() for p in m.parameters(recurse=False)]
     if len(set(owned)) < len(owned):
         raise ValueError("two networks, or two layers of a network, share a parameter.")
 
 
-def _describe(net: nn.Module) -> dict[str, list[str]]:
-    return {
-        "architecture": [line.strip() for line in repr(net).splitlines()],
-        "shapes": [
-            f"{name} {tuple(t.shape)} {t.dtype} {t.requires_grad}" for name, t in _state(net)
-        ],
-        "modes": [f"{name} training={module.training}" for name, module in net.named_modules()],
-    }
+def _describe(net: nn.Module) -> list[str]:
+    """Everything that the networks of a population must have in common, line by line."""
+    modules = [
+        f"{name or 'network'}: {type(module).__name__}({module.extra_repr()}), "
+        f"{'train' if module.training else 'eval'} mode"
+        for name, module in net.named_modules()
+    ]
+    tensors = [
+        f"{name}: {tuple(tensor.shape)} {tensor.dtype} requires_grad={tensor.requires_grad}"
+        for name, tensor in _state(net)
+    ]
+    return modules + tensors
 
 
 def _check_passes(name: str, module: nn.Module) -> None:
