@@ -26,7 +26,7 @@ def standardize(
     All three are float32 if x is half precision, else of the dtype of x.
     """
     over = tuple(over)
-    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = x.mean(over, keepdim=True) if center else x.new_zeros(())
     deviation = x - mean if center else x
     # From the deviations: E[x^2] - E[x]^2 would cancel catastrophically where mean >> std.
@@ -127,6 +127,8 @@ class _RunningNorm(_Norm):
         Shapes (C,). The biased variance normalizes; the unbiased one, n / (n - 1) of it, is
         remembered, because it estimates the variance of the data.
         """
+        if count == 0:  # an empty batch says nothing
+            return
         unbiased = var * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
@@ -161,10 +163,9 @@ class BatchNorm(_RunningNorm):
 
         if self.training or not self.track_running_stats:
             count = x.numel() // self.num_features
-            if count < 2:
-                raise ValueError(
-                    f"Expected more than 1 value per channel when training, got input size {x.shape}"
-                )
+            if count == 1:
+                message = "Expected more than 1 value per channel when training, got input size"
+                raise ValueError(f"{message} {x.shape}")
             y, mean, var = standardize(x, over, self.eps)
             if self.training and self.track_running_stats:
                 self.num_batches_tracked.add_(1)
@@ -206,10 +207,9 @@ class InstanceNorm(_RunningNorm):
 
         if self.training or not self.track_running_stats:
             count = math.prod(x.shape[2:])
-            if count < 2:
-                raise ValueError(
-                    f"Expected more than 1 spatial element when training, got input size {x.shape}"
-                )
+            if count == 1:
+                message = "Expected more than 1 spatial element when training, got input size"
+                raise ValueError(f"{message} {x.shape}")
             y, mean, var = standardize(x, positions, self.eps)
             if self.training and self.track_running_stats:
                 over_examples = [axis for axis in range(x.dim()) if axis != 1]
@@ -225,7 +225,8 @@ class GroupNorm(_Norm):
 
     Input (N, C, ...) with C = num_channels; output of the same shape and dtype. One group averages
     like LayerNorm over (C, ...), one channel per group like InstanceNorm. No state.
-    Raises ValueError where num_groups does not divide num_channels, or for another shape.
+    Raises ValueError where num_groups does not divide num_channels, for another shape, and for one
+    value per group in a batch of one.
     Source: Wu & He 2018, https://arxiv.org/abs/1803.08494.
     """
 
@@ -247,6 +248,10 @@ class GroupNorm(_Norm):
         self._check_channels(x, self.num_channels, range(2, 64), "(N, C, ...)")
         per_channel = [1, -1] + [1] * (x.dim() - 2)
         grouped = x.reshape(x.shape[0], self.num_groups, -1)  # (N, G, C / G * positions)
+        if x.numel() == self.num_groups:
+            size = [1, self.num_groups, *x.shape[2:]]
+            message = "Expected more than 1 value per channel when training, got input size"
+            raise ValueError(f"{message} {size}")
         y, _, _ = standardize(grouped, [2], self.eps)
         return self._affine(y.view(x.shape), per_channel).to(x.dtype)
 
@@ -268,7 +273,7 @@ class LayerNorm(_Norm):
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
-        eps: float | None = 1e-5,
+        eps: float = 1e-5,
         elementwise_affine: bool = True,
         bias: bool = True,
     ) -> None:
@@ -287,7 +292,9 @@ class LayerNorm(_Norm):
                 f"{type(self).__name__} expects input whose last {axes} axes are "
                 f"{self.normalized_shape}, got shape {tuple(x.shape)}."
             )
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        eps = self.eps
+        if eps is None:
+            eps = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
         y, _, _ = standardize(x, range(-axes, 0), eps, center=self.center)
         return self._affine(y, self.normalized_shape).to(x.dtype)
 
@@ -302,7 +309,7 @@ class RMSNorm(LayerNorm):
     """Root mean square normalization: LayerNorm without the mean and without the shift.
 
     Input (..., *normalized_shape); output of the same shape and dtype. eps=None means the machine
-    epsilon of the input's dtype, as in PyTorch.
+    epsilon of the dtype it computes in, as in PyTorch: float32's also for half precision.
     Raises ValueError where the input does not end in normalized_shape.
     Source: Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467, equation 4.
     """

@@ -1,4 +1,4 @@
-"""The networks that the chapters study: plain and residual stacks, fully connected or convolutional.
+"""The networks that the chapters study: plain and residual stacks of Linear layers or convolutions.
 
 Everything is a small module with a readable name (`layers.3.linear`, `blocks.3.branch.norm`), so
 that `probes` can say where it measured. No forward here depends on what stands in front of the
@@ -30,7 +30,7 @@ GROUPS = 4
 
 
 class Scale(nn.Module):
-    """Multiply by one learned number that starts at `initial`. Output has the shape of the input."""
+    """Multiply by one learned number that starts at `initial`; the shape stays."""
 
     def __init__(self, initial: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Scale(nn.Module):
 
 
 class Bias(nn.Module):
-    """Add one learned number that starts at 0. Output has the shape of the input."""
+    """Add one learned number that starts at 0; the shape stays."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class _Stack(nn.Module):
         # These norms subtract the mean of each channel, and with it any bias: it would never learn.
         self._bias = norm not in ("batch", "instance")
         self._rule = {"init": init, "gain": gain, "bias_std": bias_std}
-        # The stem sees the data and the head feeds the loss: no activation halves the variance there.
+        # He's factor 2 pays for a ReLU; the stem has none before it, the head none behind.
         self._edge_rule = {"init": "normal" if init == "he" else init}
 
         with _seeded(seed):
@@ -244,10 +244,9 @@ class MLP(_Stack):
       (Zhang, Dauphin & Ma 2019, arXiv:1901.09321). depth counts Linear layers: it must be even.
 
     Initialization: see `initialize`. gain and bias_std act on the hidden layers. Stem and head take
-    the same rule without gain, without bias and without He's factor 2, which pays for a ReLU.
-    norm="group" uses 4 groups. Hidden layers have no bias where norm="batch", which would subtract it.
-    The weights depend on `seed` alone, and the global random number
-    generator does not move.
+    the same rule with gain 1, bias 0 and without He's factor 2. norm="group" uses 4 groups. With
+    norm="batch", which would subtract it, hidden layers have no bias. The weights depend on `seed`
+    alone, and the global random number generator does not move.
     Raises ValueError for an unknown name and for a combination that makes no sense.
     """
 

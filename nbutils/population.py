@@ -18,8 +18,8 @@ from itertools import chain, zip_longest
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from nbutils import layers
@@ -28,7 +28,7 @@ from nbutils.networks import Bias, Scale
 
 
 class _Stacked(nn.Module):
-    """M modules of one kind. Each parameter and buffer keeps its name and gains a leading axis M."""
+    """M modules of one kind; each parameter and buffer keeps its name and gains an axis M."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _Conv2d(_Stacked):
         self.geometry = (one.stride, one.padding, one.dilation, one.groups * self.networks)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight.flatten(0, 1), _flat(self.bias), *self.geometry)
+        return functional.conv2d(x, self.weight.flatten(0, 1), _flat(self.bias), *self.geometry)
 
 
 class _BatchNorm(_Stacked):
@@ -116,7 +116,7 @@ class _BatchNorm(_Stacked):
             self.num_batches_tracked += 1
             if momentum is None:
                 momentum = 1 / self.num_batches_tracked[0].item()
-        y = F.batch_norm(
+        y = functional.batch_norm(
             self.to_channels(x),
             None if self.running_mean is None else self.running_mean.view(-1),
             None if self.running_var is None else self.running_var.view(-1),
@@ -137,7 +137,7 @@ class _InstanceNorm(_Stacked):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             raise ValueError(f"InstanceNorm needs images, got {x.dim() - 1}-dimensional input.")
-        return F.instance_norm(
+        return functional.instance_norm(
             x,
             None if self.running_mean is None else self.running_mean.view(-1),
             None if self.running_var is None else self.running_var.view(-1),
@@ -157,9 +157,9 @@ class _GroupNorm(_Stacked):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
             groups = self.groups * self.networks
-            return F.group_norm(x, groups, _flat(self.weight), _flat(self.bias), self.eps)
+            return functional.group_norm(x, groups, _flat(self.weight), _flat(self.bias), self.eps)
         self.check_vectors(x)
-        y = F.group_norm(x.flatten(0, 1), self.groups, eps=self.eps).view(x.shape)
+        y = functional.group_norm(x.flatten(0, 1), self.groups, eps=self.eps).view(x.shape)
         return self.affine(y)
 
 
@@ -169,7 +169,7 @@ class _LayerNorm(_Stacked):
         self.eps, self.shape = modules[0].eps, tuple(modules[0].normalized_shape)
 
     def standardize(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.shape, eps=self.eps)
+        return functional.layer_norm(x, self.shape, eps=self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.shape) != (1 if x.dim() == 3 else 3):
@@ -186,7 +186,7 @@ class _LayerNorm(_Stacked):
 
 class _RMSNorm(_LayerNorm):
     def standardize(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.shape, eps=self.eps)
+        return functional.rms_norm(x, self.shape, eps=self.eps)
 
 
 class _Scalar(_Stacked):
@@ -416,7 +416,7 @@ class _Optimizer:
         self.gradients = self._views(self.gradient)
         for parameter, values in zip(self.parameters, self._views(self.values), strict=True):
             parameter.data = values
-        self.rates = torch.tensor(rates).to(self.values).unsqueeze(1)  # (M, 1)
+        self.rates = self.values.new_tensor(rates).unsqueeze(1)  # (M, 1)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.updates = 0
 
@@ -458,7 +458,7 @@ class _Optimizer:
 
 def _score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy and accuracy of each network: (M, B, K) and (M, B) to (M,) and (M,)."""
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
     accuracy = (logits.detach().argmax(dim=-1) == labels).float().mean(dim=1)
     return loss.view(labels.shape).mean(dim=1), accuracy
 

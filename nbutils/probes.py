@@ -156,7 +156,7 @@ def _rms(values: Tensor) -> float:
 
 
 def _tensors(result: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every floating point tensor in a tensor, or in nested tuples, lists and dicts, and its path."""
+    """The floating point tensors in nested tuples, lists and dicts, each with its path."""
     if isinstance(result, Tensor):
         if result.is_floating_point():
             yield path, result
@@ -173,8 +173,7 @@ def _watched(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Mod
         )
     modules = dict(model.named_modules())
     if layers is None:
-        leaves = {name: m for name, m in modules.items() if not any(True for _ in m.children())}
-        return leaves
+        return {name: m for name, m in modules.items() if not any(True for _ in m.children())}
     if isinstance(layers, str):
         raise TypeError(f"layers must be a list of names, got the string {layers!r}.")
     unknown = [name for name in layers if name not in modules]
