@@ -155,7 +155,7 @@ def _bounds(
 ) -> tuple[tuple[float, float], str]:
     low = -math.inf if above is None else above
     high = math.inf if below is None else below
-    parts = [f"above {above:g}"] * (above is not None) + [f"below {below:g}"] * (below is not None)
+    parts = [f"{word} {bound:g}" for word, bound in (("above", above), ("below", below)) if bound is not None]
     if expected is not None:
         if (rel is None) == (tol is None):
             raise ValueError("expected= needs a tolerance: give either rel= (relative) or tol= (absolute)")

@@ -7,7 +7,7 @@ so that they read the same in the light and in the dark theme.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -114,14 +114,14 @@ def curve(
     x: str,
     y: str,
     hue: str | None = None,
-    theory: Callable[[np.ndarray], np.ndarray] | None = None,
+    theory: Callable[[np.ndarray], np.ndarray] | Mapping[object, Callable] | None = None,
     line: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """Measurement as points with a 95 % interval over the rows (seeds) of each setting, theory as a line.
 
-    `theory` maps x to the prediction and is drawn dashed, in ink, over the range of x. With `line=False`
-    the points of a series are not joined, so that the line of the theory stands alone.
+    `theory` maps x to the prediction, or names such a function for each series of `hue`; it is drawn dashed over
+    the range of x. With `line=False` the points of a series are not joined, so that the theory stands alone.
     The count of seeds is written below the axes. Raises KeyError for a column that is not there.
     """
     if ax is None:
@@ -136,15 +136,24 @@ def curve(
             color=style.color, marker=style.marker, linestyle=style.dash if line else "none",
             capsize=2.5, elinewidth=1.2, label=style.label,
         )  # fmt: skip
+        if isinstance(theory, Mapping):
+            _predict(ax, theory[name], rows[x], style.color, None)
     if theory is not None:
-        grid = np.linspace(frame[x].min(), frame[x].max(), 300)
-        ax.plot(grid, theory(grid), color=INK, linestyle=(0, (5, 2)), linewidth=1.3, label="predicted", zorder=1)
+        common = None if isinstance(theory, Mapping) else theory
+        _predict(ax, common, table[x], INK, "predicted")
     ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
     counts = sorted(set(table["n"]))
     note(ax, f"n = {counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} seeds, bars: 95 % interval")
     if hue is not None or theory is not None:
         ax.legend()
     return ax
+
+
+def _predict(ax: Axes, theory: Callable | None, x: pd.Series, color: str, label: str | None) -> None:
+    """The dashed line of a theory over the range of x; without a theory, only its entry in the legend."""
+    grid = np.linspace(x.min(), x.max(), 300) if theory is not None else []
+    values = theory(grid) if theory is not None else []
+    ax.plot(grid, values, color=color, linestyle=(0, (5, 2)), linewidth=1.3, label=label, zorder=1)
 
 
 def heatmap(frame: pd.DataFrame, *, x: str, y: str, value: str, label: str, ax: Axes | None = None) -> Axes:

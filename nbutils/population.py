@@ -452,8 +452,10 @@ class _Optimizer:
         # Adam: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1, with PyTorch's defaults.
         self.first.lerp_(gradient, 1 - 0.9)
         self.second.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        scale = self.second.sqrt().div_(math.sqrt(1 - 0.999**self.updates)).add_(1e-8)
-        return self.first.div(scale).div_(1 - 0.9**self.updates)
+        # The gradient is used up: its memory holds the direction.
+        torch.sqrt(self.second, out=gradient)
+        gradient.div_(math.sqrt(1 - 0.999**self.updates)).add_(1e-8)
+        return torch.div(self.first, gradient, out=gradient).div_(1 - 0.9**self.updates)
 
 
 def _score(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
