@@ -2,6 +2,8 @@
 PYTHON ?=
 VENV   ?= .venv
 PORT   ?= 8000
+# The exact versions that CI runs; `make CONSTRAINTS= …` takes the newest releases instead.
+CONSTRAINTS ?= constraints.txt
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
@@ -22,15 +24,17 @@ help: ## this list
 
 setup: $(STAMP) ## create .venv and install everything (the other commands do this themselves)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@python=$$(sh tools/find_python.sh $(PYTHON)) && \
-	  "$$python" tools/setup.py $(VENV) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+	  "$$python" tools/setup.py $(VENV) --constraints "$(CONSTRAINTS)" \
+	  $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 book: $(STAMP) ## execute the chapters and build the HTML
 	@$(BIN)/python tools/build.py
 
 test: $(STAMP) ## run all tests
 	@$(BIN)/python tools/browser.py
+	@$(BIN)/python tools/colab.py --prepare
 	@$(BIN)/python -m pytest $(PYTEST)
 
 lab: $(STAMP) ## open the chapters in JupyterLab

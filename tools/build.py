@@ -13,8 +13,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 JUPYTER_BOOK = Path(sys.executable).parent / "jupyter-book"
-# A kernel says so each time it starts; it listens on this machine's own address only.
-UNENCRYPTED = "[IPKernelApp] WARNING | Kernel is running over TCP without encryption."
 CAUSE = re.compile(r"WARNING|ERROR|Extension error|Exception occurred")
 
 
@@ -29,8 +27,6 @@ def build(folder: Path) -> int:
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=folder, **pipes) as run:
         for line in run.stderr:
-            if line.startswith(UNENCRYPTED):
-                continue
             if traceback or line.startswith("Traceback"):
                 traceback.append(line)
             else:

@@ -1,6 +1,6 @@
 """Execute a chapter as Colab would: Colab's packages, an empty folder, only the notebook.
 
-Usage: python tools/colab.py notebooks/01-….ipynb
+Usage: python tools/colab.py --prepare | notebooks/01-….ipynb
 
 The environment .venv-colab holds the versions of tests/colab-constraints.txt and no nbutils. Each
 run gets a thin environment on top of it, so that the chapter's first cell installs into that one.
@@ -43,6 +43,7 @@ def base() -> Path:
     wanted = hashlib.sha256((ROOT / CONSTRAINTS).read_bytes() + repr(PACKAGES).encode()).hexdigest()
     stamp = BASE / ".installed"
     if not stamp.is_file() or stamp.read_text() != wanted:
+        print("Creating .venv-colab for the simulated Colab …", flush=True)
         setup.create(BASE)
         cpu_index = "https://download.pytorch.org/whl/cpu"
         quick = ("--retries", "1", "--timeout", "15", "--extra-index-url", cpu_index)
@@ -100,6 +101,12 @@ def run(notebook: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--prepare"]:
+        try:
+            base()
+        except setup.SetupError as error:
+            sys.exit(str(error))
+        return
     done = run(Path(sys.argv[1]), NBUTILS_SOURCE=str(ROOT))
     if done.returncode:
         sys.exit(done.stderr)

@@ -1,9 +1,9 @@
 """Create the virtual environment and install the course into it.
 
-Usage: python tools/setup.py VENV [--torch-index URL]
+Usage: python tools/setup.py VENV [--constraints FILE] [--torch-index URL]
 
 Runs before anything is installed, so it uses the standard library only. It does nothing when the
-environment already holds what pyproject.toml and constraints.txt ask for.
+environment already holds what pyproject.toml and the constraints ask for.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def python_of(venv: Path) -> Path:
     return venv / scripts
 
 
-def wanted() -> str:
+def wanted(constraints: str) -> str:
     """What the environment has to hold, as one hash."""
     inputs = hashlib.sha256(sys.version.encode())
-    for name in ("pyproject.toml", "constraints.txt"):
+    for name in filter(None, ("pyproject.toml", constraints)):
         inputs.update((ROOT / name).read_bytes())
     return inputs.hexdigest()
 
@@ -91,26 +91,26 @@ def explain(step: str, output: str) -> SetupError:
     return SetupError(f"Could not install {step}.\n{told}\n{remedy}")
 
 
-def install(venv: Path, torch_index: str | None) -> None:
-    """Install torch, then everything else, under constraints.txt.
+def install(venv: Path, constraints: str, torch_index: str) -> None:
+    """Install torch, then everything else, under the constraints if there are any.
 
     torch goes first and alone: only this step may use the index with CPU builds. An index that
     cannot be reached costs seconds per package, so the second step never sees it.
 
     Raises: SetupError.
     """
-    constraints = ("-c", "constraints.txt")
+    under = ("-c", constraints) if constraints else ()
     print("Installing torch (about 200 MB) …", flush=True)
     failed = "not tried"
     if torch_index:
         quick = ("--retries", "1", "--timeout", "15", "--extra-index-url", torch_index)
-        failed = pip(venv, *quick, *constraints, "--no-deps", "torch")
+        failed = pip(venv, *quick, *under, "--no-deps", "torch")
     if failed:
-        failed = pip(venv, *constraints, "--no-deps", "torch")
+        failed = pip(venv, *under, "--no-deps", "torch")
     if failed:
         raise explain("torch", failed)
     print("Installing the course and its tools (about a minute) …", flush=True)
-    failed = pip(venv, *constraints, "--editable", EXTRAS)
+    failed = pip(venv, *under, "--editable", EXTRAS)
     if failed:
         raise explain("the course's dependencies", failed)
 
@@ -118,22 +118,23 @@ def install(venv: Path, torch_index: str | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("venv", type=Path)
-    parser.add_argument("--torch-index", help="index with CPU builds of torch")
+    parser.add_argument("--constraints", default="", help="file of exact versions")
+    parser.add_argument("--torch-index", default="", help="index with CPU builds of torch")
     arguments = parser.parse_args()
     venv = arguments.venv.absolute()
     stamp = venv / ".installed"
-    if stamp.is_file() and stamp.read_text() == wanted():
+    if stamp.is_file() and stamp.read_text() == wanted(arguments.constraints):
         stamp.touch()
         return
     try:
         print(f"Creating {arguments.venv} with Python {sys.version.split()[0]} …", flush=True)
         create(venv)
-        install(venv, arguments.torch_index)
+        install(venv, arguments.constraints, arguments.torch_index)
     except SetupError as error:
         sys.exit(f"\nSet-up failed. {error}")
     except KeyboardInterrupt:
         sys.exit("\nSet-up stopped. Run make again to go on.")
-    stamp.write_text(wanted())
+    stamp.write_text(wanted(arguments.constraints))
 
 
 if __name__ == "__main__":

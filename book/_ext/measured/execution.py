@@ -155,7 +155,12 @@ def run(path: Path, timeout: int) -> Run:
     notebook = nbformat.read(path, as_version=4)
     try:
         result = single_nb_execution(
-            notebook, cwd=str(path.parent), timeout=timeout, allow_errors=False
+            notebook,
+            cwd=str(path.parent),
+            timeout=timeout,
+            allow_errors=False,
+            # Else each kernel warns that it is not encrypted. It listens on this machine only.
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except DeadKernelError:
         return Run(notebook, 0.0, "The kernel died. Is there enough memory?")
