@@ -138,9 +138,9 @@ def test_optimizers_equal_pytorchs(kind, data, optimizer, options):
 
 
 def test_deep_plain_batchnorm_equals_the_loop_for_a_step():
-    """Longer comparisons are hopeless: these networks are chaotic."""
-    nets = [MLP(30, norm="batch", init="he", seed=s) for s in range(3)]
-    check_equal(nets, VECTORS, steps=1, batch_size=32, lr=1e-3, tolerance=1e-4)
+    """A longer comparison is hopeless, and one in float32 rough: these networks are chaotic."""
+    nets = [MLP(30, norm="batch", init="he", seed=s).double() for s in range(3)]
+    check_equal(nets, VECTORS, steps=1, batch_size=32, lr=1e-3, tolerance=1e-8)
 
 
 def other_net(seed: int) -> nn.Module:
