@@ -101,16 +101,17 @@ class _Stack(nn.Module):
     def __init__(
         self,
         depth: int,
-        width: int,
-        inputs: int,
-        outputs: int,
-        activation: str,
-        norm: str | None,
-        init: str,
-        gain: float,
-        bias_std: float,
-        residual: str | None,
-        seed: int,
+        width: int = 32,
+        *,
+        inputs: int = 64,
+        outputs: int = 10,
+        activation: str = "relu",
+        norm: str | None = None,
+        init: str = "default",
+        gain: float = 1.0,
+        bias_std: float = 0.0,
+        residual: str | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         _known("activation", activation, ACTIVATIONS)
@@ -252,66 +253,31 @@ class MLP(_Stack):
 
     layer_name = "linear"
 
-    def __init__(
-        self,
-        depth: int,
-        width: int = 32,
-        *,
-        inputs: int = 64,
-        outputs: int = 10,
-        activation: str = "relu",
-        norm: str | None = None,
-        init: str = "default",
-        gain: float = 1.0,
-        bias_std: float = 0.0,
-        residual: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        if norm == "instance":
-            raise ValueError(
-                "norm='instance' averages over positions, and a vector has none: use a CNN, or "
-                "norm='layer' to average over the features."
-            )
-        super().__init__(
-            depth, width, inputs, outputs, activation, norm, init, gain, bias_std, residual, seed
-        )
-
     def _layer(self, fan_in: int, fan_out: int, bias: bool) -> nn.Module:
         return nn.Linear(fan_in, fan_out, bias)
 
     def _normalize(self, index: int) -> nn.Module | None:
+        if self._norm == "instance":
+            raise ValueError(
+                "norm='instance' averages over positions, and a vector has none: use a CNN, or "
+                "norm='layer' to average over the features."
+            )
         return _norm(self._norm, self.width, (self.width,))
 
 
 class CNN(_Stack):
     """A stack of `depth` 3 x 3 convolutions; input (N, inputs, 8, 8), output logits (N, outputs).
 
-    As `MLP`, with convolutions for Linear layers. 2 x 2 max pooling follows the first half of the
-    layers; the mean over the 4 x 4 positions feeds the head. norm="layer" and "rms" average over
-    (C, H, W). Arguments, initialization, sources and errors as for `MLP`.
+    As `MLP`, with convolutions for Linear layers and the same options. 2 x 2 max pooling follows
+    the first half of the layers; the mean over the 4 x 4 positions feeds the head. norm="layer" and
+    "rms" average over (C, H, W). Initialization, sources and errors as for `MLP`.
     """
 
     layer_name = "conv"
     _size = 8
 
-    def __init__(
-        self,
-        depth: int,
-        width: int = 16,
-        *,
-        inputs: int = 1,
-        outputs: int = 10,
-        activation: str = "relu",
-        norm: str | None = None,
-        init: str = "default",
-        gain: float = 1.0,
-        bias_std: float = 0.0,
-        residual: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            depth, width, inputs, outputs, activation, norm, init, gain, bias_std, residual, seed
-        )
+    def __init__(self, depth: int, width: int = 16, *, inputs: int = 1, **options) -> None:
+        super().__init__(depth, width, inputs=inputs, **options)
 
     def _layer(self, fan_in: int, fan_out: int, bias: bool) -> nn.Module:
         return nn.Conv2d(fan_in, fan_out, kernel_size=3, padding=1, bias=bias)

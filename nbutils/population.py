@@ -261,6 +261,11 @@ class Population:
         replaced = {}
         for peers in zip(*(net.named_modules() for net in self.nets), strict=True):
             name, module = peers[0]
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise TypeError(
+                    f"the module {name!r} has forward hooks, which expect one network at a time: "
+                    "remove them, or train in a plain loop."
+                )
             if type(module) in _STACKED:
                 stacked = _STACKED[type(module)]([peer for _, peer in peers])
                 replaced[id(module)] = stacked
@@ -322,9 +327,8 @@ def train(
     What was trained is written into the networks, also when an exception or an interrupt ends it
     early. Their train or eval mode stays; a network in eval mode is trained in train mode. The
     global random number generator does not move. A network that diverges does not touch the others.
-    While it trains, denormal floats count as 0 (`torch.set_flush_denormal`): vanishing gradients
-    would slow the processor down by up to 100 times, and cannot move a weight. Then the setting is
-    put back.
+    While it trains, denormal floats count as 0 (`torch.set_flush_denormal`): vanishing gradients of
+    that size cannot move a weight, and slow many processors down. Then the setting is put back.
     Raises TypeError and ValueError for input that does not fit, before anything is trained.
     """
     population = Population(nets)

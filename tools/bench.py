@@ -62,62 +62,38 @@ def with_torch_norms(net: nn.Module) -> nn.Module:
     return net
 
 
-def bench_population(steps: int = 50, networks: int = 16, batch_size: int = 32) -> None:
-    vectors, images = digits(), digits(images=True)
-    for name, build, data in (
-        ("MLP depth 30 width 32, no norm", lambda s: MLP(30, init="he", seed=s), vectors),
-        ("MLP depth 30 width 32, BatchNorm", lambda s: MLP(30, norm="batch", seed=s), vectors),
-        ("MLP depth 80 width 32, ReZero", lambda s: MLP(80, residual="rezero", seed=s), vectors),
-        ("CNN depth 4 width 8, BatchNorm", lambda s: CNN(4, 8, norm="batch", seed=s), images),
-    ):
-        nets = [with_torch_norms(build(seed)) for seed in range(networks)]
-        x, y = data.x_train, data.y_train
-        options = {"steps": steps, "batch_size": batch_size, "progress": False}
-        # One network stands for the loop over all: their time adds up.
-        looped, trained = side_by_side(
-            lambda: loop(nets[0], x, y, steps, batch_size),
-            lambda: train(nets, x, y, lr=1e-3, seeds=range(networks), **options),
-        )
-        per_loop, per_population = looped / steps, trained / steps / networks
-        row(f"training {name}, a network-step", "loop", "population", per_loop, per_population)
-
-
-def bench_probe() -> None:
-    x, y = (part[:128] for part in digits()[:2])
-    for name, net in (
-        ("MLP depth 30, BatchNorm", MLP(30, norm="batch")),
-        ("MLP depth 30 width 256", MLP(30, 256)),
-    ):
-
-        def loss(logits: torch.Tensor) -> torch.Tensor:
-            return functional.cross_entropy(logits, y)
-
-        probe, plain = side_by_side(
-            lambda: measure(net, x, loss), lambda: loss(net(x)).backward(), rounds=25
-        )
-        row(f"probe of {name}, batch 128", "measure", "forward + backward", probe, plain)
-
-
-def bench_layers() -> None:
-    vectors, images, tokens = (
-        torch.randn(64, 256),
-        torch.randn(32, 32, 8, 8),
-        torch.randn(16, 32, 64),
+def bench_population(
+    name: str, build: Callable[[int], nn.Module], images: bool, steps: int = 50, networks: int = 16
+) -> None:
+    x, y, _, _ = digits(images=images)
+    nets = [with_torch_norms(build(seed)) for seed in range(networks)]
+    options = {"steps": steps, "batch_size": 32, "lr": 1e-3, "seeds": range(networks)}
+    # One network stands for the loop over all of them: their times add up.
+    looped, trained = side_by_side(
+        lambda: loop(nets[0], x, y, steps, batch_size=32),
+        lambda: train(nets, x, y, progress=False, **options),
     )
-    for name, ours, theirs, x in (
-        ("BatchNorm (64, 256)", layers.BatchNorm(256), nn.BatchNorm1d(256), vectors),
-        ("BatchNorm (32, 32, 8, 8)", layers.BatchNorm(32), nn.BatchNorm2d(32), images),
-        ("LayerNorm (16, 32, 64)", layers.LayerNorm(64), nn.LayerNorm(64), tokens),
-        ("RMSNorm (16, 32, 64)", layers.RMSNorm(64), nn.RMSNorm(64), tokens),
-        ("GroupNorm (32, 32, 8, 8)", layers.GroupNorm(4, 32), nn.GroupNorm(4, 32), images),
-        ("InstanceNorm (32, 32, 8, 8)", layers.InstanceNorm(32), nn.InstanceNorm2d(32), images),
-    ):
-        x.requires_grad_()
-        cotangent = torch.randn_like(x)
-        times = side_by_side(
-            lambda: ours(x).backward(cotangent), lambda: theirs(x).backward(cotangent), rounds=200
-        )
-        row(f"{name}, forward + backward", "from scratch", "torch.nn", *times)
+    per_loop, per_population = looped / steps, trained / steps / networks
+    row(f"{name}, a network-step", "loop", "population", per_loop, per_population)
+
+
+def bench_probe(name: str, net: nn.Module) -> None:
+    x, y = (part[:128] for part in digits()[:2])
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(logits, y)
+
+    times = side_by_side(lambda: measure(net, x, loss), lambda: loss(net(x)).backward(), rounds=25)
+    row(f"probe of {name}, batch 128", "measure", "forward + backward", *times)
+
+
+def bench_layer(ours: nn.Module, theirs: nn.Module, *shape: int) -> None:
+    x, cotangent = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    times = side_by_side(
+        lambda: ours(x).backward(cotangent), lambda: theirs(x).backward(cotangent), rounds=200
+    )
+    name = f"{type(ours).__name__} {shape}, forward + backward"
+    row(name, "from scratch", "torch.nn", *times)
 
 
 def main() -> None:
@@ -126,9 +102,24 @@ def main() -> None:
     print(f"torch {torch.__version__}, one thread, median milliseconds of runs in turns\n")
     print("| what | first (ms) | second (ms) | first / second |")
     print("|---|---|---|---|")
-    bench_population()
-    bench_probe()
-    bench_layers()
+    mlp = "training MLP depth 30 width 32"
+    bench_population(mlp, lambda seed: MLP(30, init="he", seed=seed), images=False)
+    bench_population(
+        f"{mlp}, BatchNorm", lambda seed: MLP(30, norm="batch", seed=seed), images=False
+    )
+    bench_population(
+        "training CNN depth 4 width 8, BatchNorm",
+        lambda seed: CNN(4, 8, norm="batch", seed=seed),
+        images=True,
+    )
+    bench_probe("MLP depth 30 width 32, BatchNorm", MLP(30, norm="batch"))
+    bench_probe("MLP depth 30 width 256", MLP(30, 256))
+    bench_layer(layers.BatchNorm(256), nn.BatchNorm1d(256), 64, 256)
+    bench_layer(layers.BatchNorm(32), nn.BatchNorm2d(32), 32, 32, 8, 8)
+    bench_layer(layers.LayerNorm(64), nn.LayerNorm(64), 16, 32, 64)
+    bench_layer(layers.RMSNorm(64), nn.RMSNorm(64), 16, 32, 64)
+    bench_layer(layers.GroupNorm(4, 32), nn.GroupNorm(4, 32), 32, 32, 8, 8)
+    bench_layer(layers.InstanceNorm(32), nn.InstanceNorm2d(32), 32, 32, 8, 8)
 
 
 if __name__ == "__main__":
