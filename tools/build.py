@@ -13,27 +13,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 JUPYTER_BOOK = Path(sys.executable).parent / "jupyter-book"
-CAUSE = re.compile(r"WARNING|ERROR|Extension error|Exception occurred")
+CAUSE = re.compile(r"Extension error|Exception occurred")
 
 
 def build(folder: Path) -> int:
     """Run Jupyter Book on a folder and return its exit status.
 
-    Jupyter Book ends every failed build with a traceback through itself. It is shown only when
-    nothing before it names a cause.
+    After an error that Sphinx has told, Jupyter Book adds a traceback through itself: left out.
     """
     command = (JUPYTER_BOOK, "build", ".", "-q", "-W", "-n", "--keep-going")
-    caused, traceback = False, []
+    told, traceback = False, False
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=folder, **pipes) as run:
         for line in run.stderr:
-            if traceback or line.startswith("Traceback"):
-                traceback.append(line)
-            else:
-                caused = caused or bool(CAUSE.search(line))
+            told = told or bool(CAUSE.search(line))
+            traceback = traceback or (told and line.startswith("Traceback"))
+            if not traceback:
                 print(line, end="", file=sys.stderr, flush=True)
-    if run.returncode and not caused:
-        sys.stderr.writelines(traceback)
     return run.returncode
 
 

@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -24,8 +26,8 @@ import nbformat
 import yaml
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
-from jupyter_cache.executors.utils import single_nb_execution
-from nbclient.exceptions import DeadKernelError
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
@@ -153,22 +155,29 @@ def failing_cell(notebook: nbformat.NotebookNode) -> str:
 def run(path: Path, timeout: int) -> Run:
     """Execute one notebook in its folder, in a kernel of its own."""
     notebook = nbformat.read(path, as_version=4)
-    try:
-        result = single_nb_execution(
-            notebook,
-            cwd=str(path.parent),
-            timeout=timeout,
-            allow_errors=False,
-            # Else each kernel warns that it is not encrypted. It listens on this machine only.
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        )
-    except DeadKernelError:
-        return Run(notebook, 0.0, "The kernel died. Is there enough memory?")
-    if result.err is None:
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        record_timing=False,  # it would go into the metadata, by which the cache knows a notebook
+        resources={"metadata": {"path": path.parent}},
+    )
+    failure = ""
+    start = time.perf_counter()
+    # What the kernel's process itself says (it talks about its sockets) matters only if it dies.
+    with tempfile.TemporaryFile() as log:
+        try:
+            client.execute(stderr=log)
+        except (CellExecutionError, CellTimeoutError) as error:
+            failure = ANSI.sub("", str(error)).strip()
+        except DeadKernelError:
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip()
+            failure = f"The kernel died. Is there enough memory?\n{said}"
+    seconds = time.perf_counter() - start
+    if not failure:
         erase_progress_bars(notebook)
         set_evidence_aside(notebook)
-        return Run(notebook, result.time)
-    return Run(notebook, result.time, ANSI.sub("", str(result.err)).strip())
+    return Run(notebook, seconds, failure)
 
 
 def report(line: str) -> None:

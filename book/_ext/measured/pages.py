@@ -103,6 +103,7 @@ def icon_css(used: set[tuple[str, str]], drawings: dict[str, dict[str, Drawing]]
     Raises: ExtensionError for an icon that the theme does not have.
     """
     rules = [
+        "/* Icons: Font Awesome Free, https://fontawesome.com/license/free, CC BY 4.0 */",
         "[class*='fa-']{display:inline-block;height:1em;width:1em;vertical-align:-.125em;"
         "background:currentColor;mask:var(--icon) center/contain no-repeat}",
         ".fa-lg{font-size:1.25em;vertical-align:-.2em}",
