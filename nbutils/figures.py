@@ -116,13 +116,14 @@ def curve(
     hue: str | None = None,
     theory: Callable[[np.ndarray], np.ndarray] | Mapping[object, Callable] | None = None,
     line: bool = True,
+    points: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """Measurement as points with a 95 % interval over the rows (seeds) of each setting, theory as a line.
 
     `theory` maps x to the prediction, or names such a function for each series of `hue`; it is drawn dashed over
-    the range of x. With `line=False` the points of a series are not joined, so that the theory stands alone.
-    The count of seeds is written below the axes. Raises KeyError for a column that is not there.
+    the range of x. With `line=False` the points of a series are not joined, so that the theory stands alone. With `points=False`,
+    for many x, a line in a band takes their place. The count of seeds is written below the axes. Raises KeyError for a column that is not there.
     """
     if ax is None:
         _, ax = plt.subplots()
@@ -131,19 +132,24 @@ def curve(
     for position, name in enumerate(names):
         rows = table if hue is None else table[table[hue] == name]
         style = style_of("measured" if name is None else name, position)
-        ax.errorbar(
-            rows[x], rows["mean"], yerr=[rows["mean"] - rows["low"], rows["high"] - rows["mean"]],
-            color=style.color, marker=style.marker, linestyle=style.dash if line else "none",
-            capsize=2.5, elinewidth=1.2, label=style.label,
-        )  # fmt: skip
+        if points:
+            ax.errorbar(
+                rows[x], rows["mean"], yerr=[rows["mean"] - rows["low"], rows["high"] - rows["mean"]],
+                color=style.color, marker=style.marker, linestyle=style.dash if line else "none",
+                capsize=2.5, elinewidth=1.2, label=style.label,
+            )  # fmt: skip
+        else:
+            ax.plot(rows[x], rows["mean"], color=style.color, linestyle=style.dash, label=style.label)
+            ax.fill_between(rows[x], rows["low"], rows["high"], color=style.color, alpha=0.2, linewidth=0)
         if isinstance(theory, Mapping):
             _predict(ax, theory[name], rows[x], style.color, None)
     if theory is not None:
         common = None if isinstance(theory, Mapping) else theory
         _predict(ax, common, table[x], INK, "predicted")
     ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
-    counts = sorted(set(table["n"]))
-    note(ax, f"n = {counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} seeds, bars: 95 % interval")
+    few, many = table["n"].min(), table["n"].max()
+    spread = f", {'bars' if points else 'bands'}: 95 % interval" if few > 1 else ""
+    note(ax, f"n = {few if few == many else f'{few} to {many}'} {'seeds' if many > 1 else 'seed'}{spread}")
     if hue is not None or theory is not None:
         ax.legend()
     return ax
@@ -156,17 +162,19 @@ def _predict(ax: Axes, theory: Callable | None, x: pd.Series, color: str, label:
     ax.plot(grid, values, color=color, linestyle=(0, (5, 2)), linewidth=1.3, label=label, zorder=1)
 
 
-def heatmap(frame: pd.DataFrame, *, x: str, y: str, value: str, label: str, ax: Axes | None = None) -> Axes:
+def heatmap(
+    frame: pd.DataFrame, *, x: str, y: str, value: str, label: str, annotate: bool = True, ax: Axes | None = None
+) -> Axes:
     """Mean of `value` over the rows (seeds) of each cell; rows of `y` grow upwards; 0 to 1 colour scale.
 
-    `label` names the colour scale. Raises KeyError for a column that is not there.
+    `label` names the colour scale; `annotate` writes the number into each cell. Raises KeyError for a column that is not there.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.8, 4.2))
     table = summary(frame, [y, x], value)
     grid = table.pivot(index=y, columns=x, values="mean").sort_index(ascending=False)
     sns.heatmap(
-        grid, ax=ax, cmap="cividis", vmin=0, vmax=1, annot=True, fmt=".2f",
+        grid, ax=ax, cmap="cividis", vmin=0, vmax=1, annot=annotate, fmt=".2f",
         annot_kws={"size": 9}, linewidths=0.5, linecolor=PAPER, cbar_kws={"label": label},
     )  # fmt: skip
     ax.grid(False)
