@@ -182,8 +182,9 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
     amend(static / "styles/pydata-sphinx-theme.css", without_font_awesome)
     copy_mathjax(static / "mathjax")
     shutil.rmtree(static / "vendor/fontawesome", ignore_errors=True)
-    for unused in (*static.rglob("fontawesome.js"), *static.rglob("*.map")):
-        unused.unlink()
+    for unused in ("scripts/fontawesome.js", "**/*.map", "*webpack-macros.html"):
+        for path in static.glob(unused):
+            path.unlink()
 
 
 def forget_after_warnings(app: Sphinx, error: Exception | None) -> None:
