@@ -174,7 +174,7 @@ def test_warning_is_refused_also_the_second_time(book):
 def test_text_on_stderr_is_refused(book):
     source = "import sys\nprint('something is odd', file=sys.stderr)"
     chapter(book / "notebooks/02-sea.ipynb", "Is the sea wet?", source)
-    Build(book).refused("02-sea.ipynb", "stderr")
+    Build(book).refused("02-sea.ipynb", "file=sys.stderr", "stderr:\nsomething is odd")
 
 
 def test_claim_without_evidence_is_refused(book):

@@ -49,9 +49,8 @@ class Run:
 def cache_key(root: Path) -> str:
     """Hash of everything besides the notebook that its outputs depend on."""
     digest = hashlib.sha256(Path(__file__).read_bytes())  # it edits the outputs
-    package = root / "nbutils"
-    sources = [*package.rglob("*.py"), *(package / "js").glob("*"), root / "book/claims.yml"]
-    for path in sorted(path for path in sources if path.is_file()):
+    package = (path for path in (root / "nbutils").rglob("*") if path.suffix != ".pyc")
+    for path in filter(Path.is_file, sorted((*package, root / "book/claims.yml"))):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
         digest.update(path.read_bytes() + b"\0")
     digest.update(f"NBUTILS_SEED={os.environ.get('NBUTILS_SEED', '')}\n".encode())
@@ -121,7 +120,7 @@ def as_terminal(text: str) -> str:
 def erase_progress_bars(notebook: nbformat.NotebookNode) -> None:
     """Remove what progress bars wrote to stderr and erased again; anything else stays."""
     for output_cell in code_cells(notebook):
-        errors = [o for o in output_cell.outputs if o.get("name") == "stderr"]
+        errors = [output for output in output_cell.outputs if is_stderr(output)]
         if not errors:
             continue
         # One bar writes many small pieces; only together do they show what a terminal shows.
@@ -142,11 +141,21 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def complaint(notebook: nbformat.NotebookNode) -> str:
+    """What a chapter wrote to stderr, such as a warning: a reader should not have to meet it."""
+    texts = [o.text for cell in code_cells(notebook) for o in cell.outputs if is_stderr(o)]
+    return f"It wrote to stderr:\n{texts[0].strip()}" if texts else ""
+
+
+def is_stderr(output: nbformat.NotebookNode) -> bool:
+    return output.output_type == "stream" and output.name == "stderr"
+
+
 def failing_cell(notebook: nbformat.NotebookNode) -> str:
-    """The source of the cell that raised, or of the first that never ran."""
+    """The source of the cell that raised or complained, or of the first that never ran."""
     code = code_cells(notebook)
     for cell in code:
-        if any(output.output_type == "error" for output in cell.outputs):
+        if any(output.output_type == "error" or is_stderr(output) for output in cell.outputs):
             return cell.source
     unfinished = [cell for cell in code if cell.execution_count is None and cell.source.strip()]
     return unfinished[0].source if unfinished else "(unknown)"
@@ -174,10 +183,9 @@ def run(path: Path, timeout: int) -> Run:
             said = log.read().decode(errors="replace").strip()
             failure = f"The kernel died. Is there enough memory?\n{said}"
     seconds = time.perf_counter() - start
-    if not failure:
-        erase_progress_bars(notebook)
-        set_evidence_aside(notebook)
-    return Run(notebook, seconds, failure)
+    erase_progress_bars(notebook)
+    set_evidence_aside(notebook)
+    return Run(notebook, seconds, failure or complaint(notebook))
 
 
 def report(line: str) -> None:
@@ -247,7 +255,7 @@ def execute_stale(app: Sphinx) -> None:
                 store(cache, path, done)
     if failures:
         told = [
-            f"{path.relative_to(root)} raised in this cell:\n\n"
+            f"{path.relative_to(root)}, in this cell:\n\n"
             f"{failing_cell(done.notebook)}\n\n{done.failure}"
             for path, done in failures
         ]

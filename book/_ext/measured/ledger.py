@@ -27,16 +27,8 @@ from .execution import EVIDENCE, chapters, code_cells, executed
 
 EVIDENCE_FILE = "_build/evidence.json"
 CLAIMS_FILE = "book/claims.yml"
-FIELDS = {
-    "id",
-    "claim",
-    "said_by",
-    "source",
-    "chapter",
-    "decided_by",
-    "verdict",
-    "finding",
-}
+FIELDS = {"id", "claim", "said_by", "source", "chapter", "decided_by", "verdict", "finding"}
+OPTIONAL = {"quantity"}  # what evidence.check calls the measurement
 DECIDED_BY = ("measurement", "citation", "not-testable")
 
 
@@ -77,12 +69,12 @@ def load_claims(root: Path) -> list[dict[str, Any]]:
 
 def problems_of_claim(claim: dict[str, Any]) -> Iterator[str]:
     name = claim.get("id", "a claim without an id")
-    if set(claim) != FIELDS:
-        missing, unknown = FIELDS - set(claim), set(claim) - FIELDS
-        if missing:
-            yield f"{name}: the fields {', '.join(sorted(missing))} are missing."
-        if unknown:
-            yield f"{name}: unknown fields {', '.join(sorted(map(str, unknown)))}."
+    missing, unknown = FIELDS - set(claim), set(claim) - FIELDS - OPTIONAL
+    if missing:
+        yield f"{name}: the fields {', '.join(sorted(missing))} are missing."
+    if unknown:
+        yield f"{name}: unknown fields {', '.join(sorted(map(str, unknown)))}."
+    if missing or unknown:
         return
     # An unquoted `false` is a boolean in YAML, hence str().
     if not isinstance(claim["verdict"], str) or claim["verdict"] not in VERDICTS:
