@@ -25,8 +25,8 @@ class Split(NamedTuple):
 def seeds(count: int) -> list[int]:
     """The seeds of an experiment: `count` integers, one per repetition.
 
-    The environment variable NBUTILS_SEED (a whole number, 0 where it is not set) shifts all of them,
-    so that every chapter can be run again on fresh randomness.
+    The environment variable NBUTILS_SEED (a whole number, 0 where it is not set) shifts all of
+    them, so that every chapter can be run again on fresh randomness.
 
     Raises ValueError if `count` is below 1 or NBUTILS_SEED is not a whole number of at least 0.
     """
@@ -35,19 +35,21 @@ def seeds(count: int) -> list[int]:
     text = os.environ.get("NBUTILS_SEED", "0")
     if not text.isdecimal():
         raise ValueError(
-            f"the environment variable NBUTILS_SEED must be a whole number of at least 0, got {text!r}"
+            f"the environment variable NBUTILS_SEED must be a whole number from 0, got {text!r}"
         )
     start = int(text) * _SHIFT
     return list(range(start, start + count))
 
 
 def digits(seed: int = 0, images: bool = False) -> Split:
-    """Scikit-learn's 1,797 handwritten digits, split at random into 1,297 for training and 500 for test.
+    """Scikit-learn's 1,797 handwritten digits: at random, 1,297 for training and 500 for test.
 
-    One mean and one standard deviation, those of all training pixels together, standardize both parts.
-    Returns inputs of shape (N, 64), or (N, 1, 8, 8) if `images`, and labels 0 to 9 of shape (N,).
+    One mean and one standard deviation, those of all training pixels together, standardize both
+    parts. Returns inputs of shape (N, 64), or (N, 1, 8, 8) if `images`, and labels 0 to 9 of shape
+    (N,).
 
-    Source: UCI "Optical Recognition of Handwritten Digits", as `sklearn.datasets.load_digits` ships it.
+    Source: UCI "Optical Recognition of Handwritten Digits", as `sklearn.datasets.load_digits` ships
+    it.
     """
     bunch = load_digits()
     order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(seed))
@@ -63,7 +65,8 @@ def digits(seed: int = 0, images: bool = False) -> Split:
 def minibatches(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
     """Which examples each step sees: shape (steps, batch_size), indices into 0 .. n-1.
 
-    Every epoch is a fresh random permutation of all `n` examples; an incomplete last batch is dropped.
+    Every epoch is a fresh random permutation of all `n` examples; an incomplete last batch is
+    dropped.
 
     Raises ValueError unless 1 <= batch_size <= n and steps >= 0.
     """
@@ -74,7 +77,9 @@ def minibatches(n: int, batch_size: int, steps: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     per_epoch = n // batch_size
     epochs = -(-steps // per_epoch)
-    order = [torch.randperm(n, generator=generator)[: per_epoch * batch_size] for _ in range(epochs)]
+    order = [
+        torch.randperm(n, generator=generator)[: per_epoch * batch_size] for _ in range(epochs)
+    ]
     if not order:
         return torch.empty(0, batch_size, dtype=torch.int64)
     return torch.cat(order).view(-1, batch_size)[:steps]

@@ -1,6 +1,7 @@
 """A claim meets its measurement: interval over seeds, verdict, and a card that shows both.
 
-The claims live in `book/claims.yml`; the page "Ledger of claims" gathers what the chapters measured.
+The claims live in `book/claims.yml`; the page "Ledger of claims" gathers what the chapters
+measured.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class EvidenceError(AssertionError):
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean of `n` measurements and its confidence interval; `low == mean == high` for an exact number."""
+    """Mean of `n` measurements and its confidence interval, of no width for an exact number."""
 
     mean: float
     low: float
@@ -67,12 +68,14 @@ class Verdict:
 
 @cache
 def claims() -> dict[str, dict]:
-    """All claims by id, from `claims.yml` beside this file (installed) or in `book/` (a checkout)."""
+    """All claims by id, from `claims.yml` beside this file, or in `book/` of a checkout."""
     here = Path(__file__).resolve().parent
     places = [here / "claims.yml", here.parent / "book" / "claims.yml"]
     for place in places:
         if place.is_file():
-            return {entry["id"]: entry for entry in yaml.safe_load(place.read_text(encoding="utf-8"))}
+            return {
+                entry["id"]: entry for entry in yaml.safe_load(place.read_text(encoding="utf-8"))
+            }
     raise FileNotFoundError(
         f"the claims file was looked for at {places[0]} and {places[1]}; reinstall nbutils"
     )
@@ -90,7 +93,9 @@ def interval(measured: float | Iterable[float]) -> Interval:
             "Average everything but the seeds first."
         )
     if not np.isfinite(values).all():
-        raise ValueError(f"measured must be finite, got {values}: count the seeds that failed instead")
+        raise ValueError(
+            f"measured must be finite, got {values}: count the seeds that failed instead"
+        )
     if values.ndim == 0 or values.size == 1:
         value = float(values.reshape(()))
         return Interval(value, value, value, 1, values.ndim == 0)
@@ -101,7 +106,7 @@ def interval(measured: float | Iterable[float]) -> Interval:
 
 def check(
     claim: str,
-    statement: str,
+    part: str | None = None,
     *,
     measured: float | Iterable[float],
     expected: float | None = None,
@@ -109,29 +114,57 @@ def check(
     tol: float | None = None,
     above: float | None = None,
     below: float | None = None,
-) -> Verdict:
-    """Hold a measurement against what the chapter says of a claim; raise EvidenceError if it fails.
+) -> None:
+    """Hold a measurement against what the chapter says of a claim: show the card, or raise.
 
-    `claim` is an id of `book/claims.yml`, `statement` says what was measured. `measured` holds one number
-    per seed, or is one exact number. The whole 95 % interval must lie inside
-    the prediction: `expected` within `rel` (relative) or `tol` (absolute), and/or `above`, `below`.
-    So the verdict does not hang on a lucky mean, and stays when the seeds change.
+    `claim` is an id of `book/claims.yml`, whose `quantity` says what is measured; where a claim
+    needs several measurements, `part` names this one. `measured` holds one number per seed, or is
+    one exact number. The whole 95 % interval must lie inside the prediction: `expected` within
+    `rel` (relative) or `tol` (absolute), and/or `above`, `below`. So the verdict does not hang on a
+    lucky mean, and stays when the seeds change.
 
-    Raises KeyError for an unknown claim and ValueError for a prediction that cannot fail.
+    Raises EvidenceError if the prediction fails, KeyError for an unknown claim or part, ValueError for
+    a prediction that cannot fail or fewer than three seeds.
     """
-    if claim not in claims():
-        raise KeyError(f"no claim {claim!r} in book/claims.yml: add it there, or correct the id")
-    bounds, prediction = _bounds(expected, rel, tol, above, below)
+    statement = _statement(claim, part)
+    (low, high), prediction = _bounds(expected, rel, tol, above, below)
     found = interval(measured)
     if not found.exact and found.n < 3:
-        raise ValueError(f"{found.n} seeds give no honest interval: measure at least 3, or one exact number")
+        raise ValueError(
+            f"{found.n} seeds give no honest interval: measure at least 3, or one exact number"
+        )
     verdict = Verdict(
-        claim, _anchor(claim, statement), statement, prediction, found.mean, found.low, found.high, found.n, found.exact
+        claim,
+        _anchor(claim, statement),
+        statement,
+        prediction,
+        found.mean,
+        found.low,
+        found.high,
+        found.n,
+        found.exact,
     )
-    if not (bounds[0] <= found.low and found.high <= bounds[1]):
-        raise EvidenceError(f"claim {claim!r}: {statement}: measured {describe(verdict)}, predicted {prediction}")
+    if not (low <= found.low and found.high <= high):
+        raise EvidenceError(
+            f"claim {claim!r}: {statement}: measured {describe(verdict)}, predicted {prediction}"
+        )
     display(verdict)
-    return verdict
+
+
+def _statement(claim: str, part: str | None) -> str:
+    """What is measured, from the claim's `quantity`: one text, or one text for each part."""
+    if claim not in claims():
+        raise KeyError(f"no claim {claim!r} in book/claims.yml: add it there, or correct the id")
+    quantity = claims()[claim].get("quantity")
+    if quantity is None:
+        raise KeyError(
+            f"claim {claim!r} has no quantity in book/claims.yml: say there what is measured"
+        )
+    if isinstance(quantity, str):
+        return f"{quantity}, {part}" if part else quantity
+    if part not in quantity:
+        raise KeyError(f"claim {claim!r} is measured in the parts {list(quantity)}, got {part!r}")
+    return quantity[part]
 
 
 def describe(found: Interval | Verdict) -> str:
@@ -151,23 +184,42 @@ def _digits(half: float, mean: float) -> Callable[[float], str]:
 
 
 def _bounds(
-    expected: float | None, rel: float | None, tol: float | None, above: float | None, below: float | None
+    expected: float | None,
+    rel: float | None,
+    tol: float | None,
+    above: float | None,
+    below: float | None,
 ) -> tuple[tuple[float, float], str]:
     low = -math.inf if above is None else above
     high = math.inf if below is None else below
-    parts = [f"{word} {bound:g}" for word, bound in (("above", above), ("below", below)) if bound is not None]
+    parts = [
+        f"{word} {bound:g}"
+        for word, bound in (("above", above), ("below", below))
+        if bound is not None
+    ]
     if expected is not None:
         if (rel is None) == (tol is None):
-            raise ValueError("expected= needs a tolerance: give either rel= (relative) or tol= (absolute)")
+            raise ValueError(
+                "expected= needs a tolerance: give either rel= (relative) or tol= (absolute)"
+            )
         half = abs(expected) * rel if rel is not None else tol
         low, high = max(low, expected - half), min(high, expected + half)
-        parts.insert(0, f"{expected:.4g} ± {rel:.3g} of it" if rel is not None else f"{expected:.4g} ± {tol:.2g}")
+        parts.insert(
+            0,
+            f"{expected:.4g} ± {rel:.3g} of it"
+            if rel is not None
+            else f"{expected:.4g} ± {tol:.2g}",
+        )
     elif rel is not None or tol is not None:
-        raise ValueError("rel= and tol= say how far from expected= a measurement may lie: give expected= too")
+        raise ValueError(
+            "rel= and tol= say how far from expected= a measurement may lie: give expected= too"
+        )
     if not parts:
         raise ValueError("a check needs a prediction: give expected=, above= or below=")
     if low >= high:
-        raise ValueError(f"nothing lies between {low:g} and {high:g}: the prediction contradicts itself")
+        raise ValueError(
+            f"nothing lies between {low:g} and {high:g}: the prediction contradicts itself"
+        )
     return (low, high), " and ".join(parts)
 
 
@@ -183,7 +235,7 @@ def _anchor(claim: str, statement: str) -> str:
 
 
 def _card(verdict: Verdict) -> str:
-    """The card as HTML; inline styles, because JupyterLab and Colab do not load the book's style sheet."""
+    """The card as HTML, styled inline: JupyterLab and Colab do not load the book's style sheet."""
     entry = claims()[verdict.claim]
     said_by = "; ".join(entry["said_by"])
     source = f" ({escape(said_by)})" if said_by else ""
@@ -191,7 +243,8 @@ def _card(verdict: Verdict) -> str:
         f'<div class="nbu-evidence" id="{verdict.anchor}" style="border-left:4px solid #0072b2;'
         'padding:.4em .9em;margin:.6em 0;line-height:1.45">'
         f"<div><strong>Claim{source}:</strong> {escape(entry['claim'])}</div>"
-        f"<div><strong>Measured:</strong> {escape(verdict.statement)}: <strong>{describe(verdict)}</strong>, "
-        f"predicted {escape(verdict.prediction)}.</div>"
-        f"<div><strong>Verdict: {VERDICTS[entry['verdict']]}.</strong> {escape(entry['finding'])}</div></div>"
+        f"<div><strong>Measured:</strong> {escape(verdict.statement)}: "
+        f"<strong>{describe(verdict)}</strong>, predicted {escape(verdict.prediction)}.</div>"
+        f"<div><strong>Verdict: {VERDICTS[entry['verdict']]}.</strong> "
+        f"{escape(entry['finding'])}</div></div>"
     )

@@ -1,7 +1,8 @@
 """Checks an answer and names the likely mistake; the folded solution goes through the same check.
 
-An exercise is defined in its chapter, in a folded cell, by the right answer and the wrong answers that people
-give. An exercise that would accept one of its own mistakes cannot be defined.
+An exercise is defined in `nbutils/questions`, out of the reader's sight, by the right answer and
+the wrong answers that people give. An exercise that would accept one of its own mistakes cannot be
+defined.
 """
 
 from __future__ import annotations
@@ -9,20 +10,52 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from IPython.display import Markdown, display
 from torch import Tensor
 
 Answer = float | Tensor | Callable[..., float | Tensor]
+RIGHT = "Right."
+
+
+def check(name: str, answer: Answer | None) -> None:
+    """Say of an answer to exercise `name` whether it is untouched (`...`), right, or wrong and why.
+
+    Raises KeyError for an unknown exercise.
+    """
+    _say(name, find(name).remark(answer))
+
+
+def solve(name: str, answer: Answer) -> None:
+    """The same check for the book's solution; raises AssertionError if it does not pass."""
+    remark = find(name).remark(answer)
+    if remark != RIGHT:
+        raise AssertionError(f"the solution of exercise {name} does not pass: {remark}")
+    _say(name, remark)
+
+
+def find(name: str) -> Exercise:
+    """Exercise "3.2" is the second of chapter 3. Raises KeyError for one that does not exist."""
+    try:
+        chapter = int(name.partition(".")[0])
+        question = import_module(f"nbutils.questions.chapter{chapter:02d}").QUESTIONS[name]
+    except (ValueError, ModuleNotFoundError, KeyError):
+        raise KeyError(f"there is no exercise {name!r}; exercises are named like '1.2'") from None
+    return Exercise(name, **question)
+
+
+def _say(name: str, remark: str) -> None:
+    display(Markdown(f"**Exercise {name}.** {remark}"))
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """One question: the right answer, the mistakes with what to say of each, and how close is right.
+    """One question: the right answer, the mistakes and what to say of each, how close is right.
 
-    `right` is a number, a tensor, or a function; functions are compared by their results on `cases`,
-    a list of argument tuples. Answers agree within `rel` of the right one (and 1e-8).
+    `right` is a number, a tensor, or a function; functions are compared by their results on
+    `cases`, a list of argument tuples. Answers agree within `rel` of the right one (and 1e-8).
 
     Raises ValueError if a mistake passes as right, or if two functions come without cases.
     """
@@ -35,23 +68,17 @@ class Exercise:
 
     def __post_init__(self) -> None:
         if callable(self.right) and not self.cases:
-            raise ValueError(f"exercise {self.name}: a function is compared on cases; give at least one")
+            raise ValueError(
+                f"exercise {self.name}: a function is compared on cases; give at least one"
+            )
         for wrong, remark in self.mistakes:
             if self._same(wrong, self.right):
-                raise ValueError(f"exercise {self.name}: the mistake {remark!r} passes as the right answer")
+                raise ValueError(
+                    f"exercise {self.name}: the mistake {remark!r} passes as the right answer"
+                )
 
-    def check(self, answer: Answer | None) -> None:
-        """Say of a reader's answer whether it is untouched (`...`), right, or wrong and probably why."""
-        display(Markdown(f"**Exercise {self.name}.** {self._remark(answer)}"))
-
-    def solve(self, answer: Answer) -> None:
-        """The same check for the solution of the book, which must pass; raises AssertionError if it does not."""
-        remark = self._remark(answer)
-        if not remark.startswith("Right"):
-            raise AssertionError(f"the solution of exercise {self.name} does not pass: {remark}")
-        display(Markdown(f"**Exercise {self.name}.** {remark}"))
-
-    def _remark(self, answer: Answer | None) -> str:
+    def remark(self, answer: Answer | None) -> str:
+        """What to say of an answer."""
         if self._untouched(answer):
             return "Untouched: replace the `...` by your answer and run the cell again."
         if callable(self.right) != callable(answer):
@@ -59,12 +86,12 @@ class Exercise:
             return f"Expected {kind}, got `{type(answer).__name__}`."
         try:
             if self._same(answer, self.right):
-                return "Right."
+                return RIGHT
             for wrong, remark in self.mistakes:
                 if self._same(answer, wrong):
                     return f"Not yet: {remark}"
             return f"Not yet: {self._difference(answer)}"
-        except Exception as error:  # whatever a reader's function raises is the reader's news, not a crash of the book
+        except Exception as error:  # what a reader's function raises is news for the reader
             return f"Your answer raised `{type(error).__name__}: {error}`."
 
     def _untouched(self, answer: Answer | None) -> bool:
@@ -72,7 +99,7 @@ class Exercise:
             return answer is None or answer is ...
         try:
             return answer(*self.cases[0]) is ...
-        except Exception:  # it is touched, then; `_remark` calls it again and says what it raised
+        except Exception:  # it is touched, then; `remark` calls it again and says what it raised
             return False
 
     def _values(self, answer: Answer) -> list[Tensor]:
@@ -82,7 +109,8 @@ class Exercise:
     def _same(self, one: Answer, other: Answer) -> bool:
         pairs = list(zip(self._values(one), self._values(other), strict=True))
         return all(
-            a.shape == b.shape and torch.allclose(a, b, rtol=self.rel, atol=1e-8, equal_nan=True) for a, b in pairs
+            a.shape == b.shape and torch.allclose(a, b, rtol=self.rel, atol=1e-8, equal_nan=True)
+            for a, b in pairs
         )
 
     def _difference(self, answer: Answer) -> str:

@@ -1,7 +1,7 @@
 """Figures to push with a finger: one HTML output over measured data, no library, no network.
 
-The same output works in the book, in JupyterLab and in Colab, by mouse, touch and keyboard. Where scripts are off,
-the table below it says the same in numbers.
+The same output works in the book, in JupyterLab and in Colab, by mouse, touch and keyboard. Where
+scripts are off, the table below it says the same in numbers.
 """
 
 from __future__ import annotations
@@ -42,26 +42,33 @@ def profiles(
     caption: str,
     labels: Mapping[str, str],
 ) -> HTML:
-    """Sliders over measured profiles: choose each of `controls`, see `y` against `x` on a logarithmic axis.
+    """Sliders over measured profiles: choose each of `controls`, see `y` against `x`, log scale.
 
-    `frame` has one row for every combination of the controls and every x (average over seeds first), x = 1, 2, ….
-    `start` gives the first choice. `caption` is the sentence that answers, with {control} for each control and
-    {ratio} for the first y over the last. `labels` names the axes `x` and `y`, and the controls.
+    `frame` has one row for every combination of the controls and every x (average over seeds
+    first), x = 1, 2, …. `start` gives the first choice. `caption` is the sentence that answers,
+    with {control} for each control and {ratio} for the first y over the last. `labels` names the
+    axes `x` and `y`, and the controls.
 
-    Raises KeyError for a missing column, ValueError for a y that is not positive or a combination that is missing.
+    Raises KeyError for a missing column, ValueError for a y that is not positive or a combination
+    that is missing.
     """
     missing = [name for name in [*controls, x, y] if name not in frame]
     if missing:
         raise KeyError(f"no column {missing} in the measurements; there are {list(frame.columns)}")
     if not (frame[y] > 0).all():
-        raise ValueError(f"column {y!r} must be positive, because it is drawn on a logarithmic axis")
+        raise ValueError(
+            f"column {y!r} must be positive, because it is drawn on a logarithmic axis"
+        )
     values = [sorted(frame[name].unique().tolist()) for name in controls]
     curves = {
-        key: rows.sort_values(x)[y].map(math.log10).round(2).tolist() for key, rows in frame.groupby(list(controls))
+        key: rows.sort_values(x)[y].map(math.log10).round(2).tolist()
+        for key, rows in frame.groupby(list(controls))
     }
     decades = frame[y].map(math.log10)
     data = {
-        "controls": [{"name": name, "values": each} for name, each in zip(controls, values, strict=True)],
+        "controls": [
+            {"name": name, "values": each} for name, each in zip(controls, values, strict=True)
+        ],
         "profiles": _nested(curves, values),
         "x": labels[x],
         "y": labels[y],
@@ -76,18 +83,26 @@ def profiles(
         for name, each in zip(controls, values, strict=True)
     )
     picture = (
-        f'<svg viewBox="0 0 640 300" role="img" aria-label="{escape(labels[y])} against {escape(labels[x])}">'
+        '<svg viewBox="0 0 640 300" role="img" '
+        f'aria-label="{escape(labels[y])} against {escape(labels[x])}">'
         '<g class="nbu-axes"></g><g class="nbu-marks"></g></svg>'
     )
-    return _figure("profiles", data, f'<div class="nbu-controls">{sliders}</div>{picture}', _table(curves, controls, labels))
+    return _figure(
+        "profiles",
+        data,
+        f'<div class="nbu-controls">{sliders}</div>{picture}',
+        _table(curves, controls, labels),
+    )
 
 
 def _nested(curves: dict, values: list[list], chosen: tuple = ()) -> list:
-    """Curves as lists of lists in the order of the controls' values: indices, not floats, are the keys."""
+    """Curves as nested lists in the order of the controls' values: indices, not floats, as keys."""
     if len(chosen) == len(values):
         key = chosen if len(chosen) > 1 else (chosen[0],)
         if key not in curves:
-            raise ValueError(f"no measurement for the combination {key}: every slider position needs one")
+            raise ValueError(
+                f"no measurement for the combination {key}: every slider position needs one"
+            )
         return curves[key]
     return [_nested(curves, values, (*chosen, value)) for value in values[len(chosen)]]
 
@@ -96,12 +111,15 @@ def _table(curves: dict, controls: Sequence[str], labels: Mapping[str, str]) -> 
     """The text equivalent: first over last value for every position of the sliders."""
     head = "".join(f"<th>{escape(labels[name])}</th>" for name in controls)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{part}</td>" for part in key) + f"<td>{10 ** (curve[0] - curve[-1]):.1e}</td></tr>"
+        "<tr>"
+        + "".join(f"<td>{part}</td>" for part in key)
+        + f"<td>{10 ** (curve[0] - curve[-1]):.1e}</td></tr>"
         for key, curve in curves.items()
     )
     return (
         "<details><summary>The same in numbers</summary>"
-        f"<table><thead><tr>{head}<th>first / last</th></tr></thead><tbody>{rows}</tbody></table></details>"
+        f"<table><thead><tr>{head}<th>first / last</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></details>"
     )
 
 
@@ -113,7 +131,7 @@ def _figure(script: str, data: dict, body: str, text: str) -> HTML:
     function = code[code.index("(root, data)") :].rstrip().rstrip(";")
     return HTML(
         f'<figure class="nbu" id="{name}"><style>{_STYLE}</style>{body}'
-        f'<figcaption aria-live="polite">The sliders need JavaScript; the table below holds the same numbers.'
-        f"</figcaption>{text}</figure>"
+        '<figcaption aria-live="polite">The sliders need JavaScript; the table below holds the '
+        f"same numbers.</figcaption>{text}</figure>"
         f'<script>({function})(document.getElementById("{name}"),{blob});</script>'
     )

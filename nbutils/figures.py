@@ -1,4 +1,4 @@
-"""The book's look: theme, one colour, marker and dash per norm everywhere, intervals, theory against measurement.
+"""The book's look: theme, one colour, marker and dash per norm, intervals, theory and measurement.
 
 The palette is Okabe & Ito's, which readers with any common colour blindness can tell apart
 (Okabe & Ito 2008, "Color Universal Design"). Figures stand on a light panel of their own,
@@ -28,7 +28,7 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
 
 
 class Style(NamedTuple):
-    """How one series is drawn wherever it appears: colour, marker and dash, and its name in a legend."""
+    """How one series is drawn wherever it appears, and its name in a legend."""
 
     color: str
     marker: str
@@ -46,12 +46,13 @@ STYLES = {
 }
 _CYCLE = [
     Style(BLUE, "o", "-", ""), Style(VERMILION, "s", "-", ""), Style(GREEN, "^", "-", ""),
-    Style(ORANGE, "D", "-", ""), Style(PURPLE, "v", "-", ""), Style(SKY, "P", "-", ""), Style(BLACK, "X", "-", ""),
+    Style(ORANGE, "D", "-", ""), Style(PURPLE, "v", "-", ""), Style(SKY, "P", "-", ""), Style(BLACK,
+    "X", "-", ""),
 ]  # fmt: skip
 
 
 def use_theme() -> None:
-    """Set the book's look for every figure of this notebook: type, grid, colours, crisp vector output."""
+    """Set the book's look for every figure of this notebook, as crisp vector graphics."""
     sns.set_theme(
         style="whitegrid",
         palette=[style.color for style in _CYCLE],
@@ -86,16 +87,17 @@ def use_theme() -> None:
 
 
 def style_of(name: object, position: int = 0) -> Style:
-    """The style of a norm by its name in `networks`, else the next one of the palette under that name."""
+    """The style of a norm by its name in `networks`, else the palette's next under that name."""
     if name in STYLES:
         return STYLES[name]
     return _CYCLE[position % len(_CYCLE)]._replace(label=str(name))
 
 
 def summary(frame: pd.DataFrame, by: Sequence[str] | str, value: str) -> pd.DataFrame:
-    """Mean, 95 % interval (Student's t) and count of `value` for each setting: columns mean, low, high, n.
+    """Mean, 95 % interval (Student's t) and count of `value` per setting: mean, low, high, n.
 
-    Rows of one setting are taken as repetitions (seeds). Raises KeyError for a column that is not there.
+    Rows of one setting are taken as repetitions (seeds). Raises KeyError for a column that is not
+    there.
     """
     by = [by] if isinstance(by, str) else list(by)
     missing = [name for name in [*by, value] if name not in frame]
@@ -105,7 +107,9 @@ def summary(frame: pd.DataFrame, by: Sequence[str] | str, value: str) -> pd.Data
     n = table["count"].to_numpy()
     scale = np.where(n > 1, stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n), 0.0)
     half = scale * table["std"].fillna(0.0)
-    return table.drop(columns=["std", "count"]).assign(low=table["mean"] - half, high=table["mean"] + half, n=n)
+    return table.drop(columns=["std", "count"]).assign(
+        low=table["mean"] - half, high=table["mean"] + half, n=n
+    )
 
 
 def curve(
@@ -118,12 +122,16 @@ def curve(
     line: bool = True,
     points: bool = True,
     ax: Axes | None = None,
+    **labels: object,
 ) -> Axes:
-    """Measurement as points with a 95 % interval over the rows (seeds) of each setting, theory as a line.
+    """Measurement as points with a 95 % interval over rows (seeds) of a setting, theory as a line.
 
-    `theory` maps x to the prediction, or names such a function for each series of `hue`; it is drawn dashed over
-    the range of x. With `line=False` the points of a series are not joined, so that the theory stands alone. With `points=False`,
-    for many x, a line in a band takes their place. The count of seeds is written below the axes. Raises KeyError for a column that is not there.
+    `theory` maps x to the prediction, or names such a function for each series of `hue`; it is
+    drawn dashed over the range of x. With `line=False` the points of a series are not joined, so
+    that the theory stands alone. With `points=False`, for many x, a line in a band takes their
+    place. The count of seeds is written below the axes. `labels` (title, xlabel, yscale, ylim ...)
+    go to `Axes.set`; a logarithmic y shows whole powers of ten. Raises KeyError for a column that
+    is not there.
     """
     if ax is None:
         _, ax = plt.subplots()
@@ -134,61 +142,75 @@ def curve(
         style = style_of("measured" if name is None else name, position)
         if points:
             ax.errorbar(
-                rows[x], rows["mean"], yerr=[rows["mean"] - rows["low"], rows["high"] - rows["mean"]],
-                color=style.color, marker=style.marker, linestyle=style.dash if line else "none",
-                capsize=2.5, elinewidth=1.2, label=style.label,
+                rows[x], rows["mean"], yerr=[rows["mean"] - rows["low"], rows["high"] -
+                rows["mean"]], color=style.color, marker=style.marker, linestyle=style.dash if line
+                else "none", capsize=2.5, elinewidth=1.2, label=style.label,
             )  # fmt: skip
         else:
-            ax.plot(rows[x], rows["mean"], color=style.color, linestyle=style.dash, label=style.label)
-            ax.fill_between(rows[x], rows["low"], rows["high"], color=style.color, alpha=0.2, linewidth=0)
+            ax.plot(
+                rows[x], rows["mean"], color=style.color, linestyle=style.dash, label=style.label
+            )
+            ax.fill_between(
+                rows[x], rows["low"], rows["high"], color=style.color, alpha=0.2, linewidth=0
+            )
         if isinstance(theory, Mapping):
             _predict(ax, theory[name], rows[x], style.color, None)
     if theory is not None:
         common = None if isinstance(theory, Mapping) else theory
         _predict(ax, common, table[x], INK, "predicted")
-    ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+    ax.set(**{"xlabel": x.replace("_", " "), "ylabel": y.replace("_", " ")} | labels)
+    if labels.get("yscale") == "log":
+        ax.yaxis.set_major_locator(LogLocator(base=10, numticks=9))
+        ax.yaxis.set_minor_formatter(NullFormatter())
     few, many = table["n"].min(), table["n"].max()
+    count = str(few) if few == many else f"{few} to {many}"
     spread = f", {'bars' if points else 'bands'}: 95 % interval" if few > 1 else ""
-    note(ax, f"n = {few if few == many else f'{few} to {many}'} {'seeds' if many > 1 else 'seed'}{spread}")
+    note(ax, f"n = {count} {'seeds' if many > 1 else 'seed'}{spread}")
     if hue is not None or theory is not None:
         ax.legend()
     return ax
 
 
-def _predict(ax: Axes, theory: Callable | None, x: pd.Series, color: str, label: str | None) -> None:
-    """The dashed line of a theory over the range of x; without a theory, only its entry in the legend."""
+def _predict(
+    ax: Axes, theory: Callable | None, x: pd.Series, color: str, label: str | None
+) -> None:
+    """The dashed line of a theory over the range of x; without one, its entry in the legend."""
     grid = np.linspace(x.min(), x.max(), 300) if theory is not None else []
     values = theory(grid) if theory is not None else []
     ax.plot(grid, values, color=color, linestyle=(0, (5, 2)), linewidth=1.3, label=label, zorder=1)
 
 
 def heatmap(
-    frame: pd.DataFrame, *, x: str, y: str, value: str, label: str, annotate: bool = True, ax: Axes | None = None
+    frame: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    value: str,
+    label: str,
+    annotate: bool = True,
+    ax: Axes | None = None,
+    **labels: object,
 ) -> Axes:
-    """Mean of `value` over the rows (seeds) of each cell; rows of `y` grow upwards; 0 to 1 colour scale.
+    """Mean of `value` over the rows (seeds) of each cell, colours from 0 to 1; y grows upwards.
 
-    `label` names the colour scale; `annotate` writes the number into each cell. Raises KeyError for a column that is not there.
+    `label` names the colour scale; `annotate` writes the number into each cell; `labels` go to
+    `Axes.set`. Text labels of `y` stand in the order of their first appearance, from the top.
+    Raises KeyError for a missing column.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.8, 4.2))
     table = summary(frame, [y, x], value)
     grid = table.pivot(index=y, columns=x, values="mean").sort_index(ascending=False)
+    if not pd.api.types.is_numeric_dtype(frame[y]):
+        grid = grid.loc[list(dict.fromkeys(frame[y]))]
     sns.heatmap(
         grid, ax=ax, cmap="cividis", vmin=0, vmax=1, annot=annotate, fmt=".2f",
         annot_kws={"size": 9}, linewidths=0.5, linecolor=PAPER, cbar_kws={"label": label},
     )  # fmt: skip
     ax.grid(False)
     ax.tick_params(axis="y", rotation=0)
+    ax.set(**labels)
     note(ax, f"mean of n = {int(table['n'].min())} seeds in each cell")
-    return ax
-
-
-def log_scale(ax: Axes, axis: str = "y") -> Axes:
-    """A logarithmic axis with a label at whole powers of ten only, at most nine of them."""
-    target = ax.yaxis if axis == "y" else ax.xaxis
-    (ax.set_yscale if axis == "y" else ax.set_xscale)("log")
-    target.set_major_locator(LogLocator(base=10, numticks=9))
-    target.set_minor_formatter(NullFormatter())
     return ax
 
 

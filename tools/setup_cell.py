@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PLACEHOLDER = "https://github.com/OWNER/REPO"
 TEMPLATE = """\
-# Makes nbutils available where it is missing, as in Colab. There is nothing to change here.
+# Makes nbutils available where it is missing, as in Colab. Nothing to change here.
 import importlib.util
 import os
 import subprocess
@@ -22,8 +22,8 @@ if importlib.util.find_spec("nbutils") is None:
     source = os.environ.get("NBUTILS_SOURCE", "git+{url}@main")
     if "/OWNER/REPO" in source:
         raise ModuleNotFoundError(
-            "This chapter needs the package nbutils: run `pip install -e .` in the course's "
-            "folder, or set NBUTILS_SOURCE to that folder, and run this cell again."
+            "This chapter needs the package nbutils: run `pip install -e .` in the "
+            "course's folder, or set NBUTILS_SOURCE to it, and run this cell again."
         )
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*pip, source], check=True)
