@@ -123,8 +123,8 @@ def check(
     `rel` (relative) or `tol` (absolute), and/or `above`, `below`. So the verdict does not hang on a
     lucky mean, and stays when the seeds change.
 
-    Raises EvidenceError if the prediction fails, KeyError for an unknown claim or part, ValueError for
-    a prediction that cannot fail or fewer than three seeds.
+    Raises EvidenceError if the prediction fails, KeyError for an unknown claim or part, ValueError
+    for a prediction that cannot fail or fewer than three seeds.
     """
     statement = _statement(claim, part)
     (low, high), prediction = _bounds(expected, rel, tol, above, below)

@@ -40,17 +40,17 @@ def profiles(
     y: str,
     start: Mapping[str, float],
     caption: str,
-    labels: Mapping[str, str],
+    labels: Mapping[str, str] | None = None,
 ) -> HTML:
     """Sliders over measured profiles: choose each of `controls`, see `y` against `x`, log scale.
 
     `frame` has one row for every combination of the controls and every x (average over seeds
     first), x = 1, 2, …. `start` gives the first choice. `caption` is the sentence that answers,
-    with {control} for each control and {ratio} for the first y over the last. `labels` names the
-    axes `x` and `y`, and the controls.
+    with {control} for each control and {ratio} for the first y over the last. `labels` gives
+    columns another name for the reader.
 
-    Raises KeyError for a missing column, ValueError for a y that is not positive or a combination
-    that is missing.
+    Raises KeyError for a missing column, ValueError for a y that is not positive, a combination
+    that is missing, or a start that was not measured.
     """
     missing = [name for name in [*controls, x, y] if name not in frame]
     if missing:
@@ -59,7 +59,11 @@ def profiles(
         raise ValueError(
             f"column {y!r} must be positive, because it is drawn on a logarithmic axis"
         )
+    labels = {name: name for name in frame} | dict(labels or {})
     values = [sorted(frame[name].unique().tolist()) for name in controls]
+    for name, each in zip(controls, values, strict=True):
+        if start[name] not in each:
+            raise ValueError(f"start[{name!r}] = {start[name]} was not measured; there are {each}")
     curves = {
         key: rows.sort_values(x)[y].map(math.log10).round(2).tolist()
         for key, rows in frame.groupby(list(controls))
