@@ -16,9 +16,7 @@ settings.load_profile("course")
 TOGETHER = ("test_book", "test_build")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        path = Path(item.path)
-        if path.suffix == ".ipynb" or path.stem in TOGETHER:
-            item.add_marker(pytest.mark.xdist_group(path.stem))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    path = Path(item.path)
+    if path.suffix == ".ipynb" or path.stem in TOGETHER:
+        item.add_marker(pytest.mark.xdist_group(path.stem))

@@ -176,8 +176,10 @@ def run(path: Path, timeout: int) -> Run:
     with tempfile.TemporaryFile() as log:
         try:
             client.execute(stderr=log)
-        except (CellExecutionError, CellTimeoutError) as error:
-            failure = ANSI.sub("", str(error)).strip()
+        except CellExecutionError as error:
+            failure = ANSI.sub("", error.traceback).strip()
+        except CellTimeoutError as error:
+            failure = str(error).strip()
         except DeadKernelError:
             log.seek(0)
             said = log.read().decode(errors="replace").strip()
