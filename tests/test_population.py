@@ -125,6 +125,7 @@ def test_equals_the_loop(kind, data, residual, norm):
         {},
         {"weight_decay": 0.1},
         {"clip": 0.5},
+        {"clip": 1e3},
         {"clip": 0.5, "weight_decay": 0.1, "schedule": lambda step: 1 / (1 + step)},
         {"lr": [0.3, 0.003, 0.0]},
     ],
