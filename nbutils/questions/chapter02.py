@@ -33,8 +33,8 @@ QUESTIONS = {
     "2.4": {
         "right": math.sqrt(math.exp(1 / 24) - 1),
         "mistakes": [
-            (math.exp(1 / 24) - 1, "that is s²; take the root."),
-            (1 / 24, "the branch's *variance* adds up, so the scale falls with the root of the depth."),
+            (1 / 24, "that is s², nearly: the branch's *variance* adds up, so take the root."),
+            (math.sqrt(math.e - 1), "that is for one block; the factor of all 24 must be e."),
         ],
         "rel": 0.03,
     },
