@@ -7,16 +7,23 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ["OMP_NUM_THREADS"] = "1"
 settings.register_profile("course", deadline=None)  # a slow machine is no failure
 settings.load_profile("course")
 
-# Modules whose tests share something costly (a built book) and so belong on one worker.
+# Modules whose tests share something costly (a built book), and so belong on one worker.
 TOGETHER = ("test_book", "test_build")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    path = Path(item.path)
-    if path.suffix == ".ipynb" or path.stem in TOGETHER:
-        item.add_marker(pytest.mark.xdist_group(path.stem))
+class Scheduling(LoadScopeScheduling):
+    """Cells of one notebook, and tests of some modules, stay on one worker; others are free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.partition("::")[0])
+        return str(path) if path.suffix == ".ipynb" or path.stem in TOGETHER else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    return Scheduling(config, log)
