@@ -235,16 +235,23 @@ def _anchor(claim: str, statement: str) -> str:
 
 
 def _card(verdict: Verdict) -> str:
-    """The card as HTML, styled inline: JupyterLab and Colab do not load the book's style sheet."""
+    """The card as HTML, styled inline: JupyterLab and Colab do not load the book's style sheet.
+
+    The second and later measurements of a claim in a notebook do not repeat its words.
+    """
     entry = claims()[verdict.claim]
     said_by = "; ".join(entry["said_by"])
     source = f" ({escape(said_by)})" if said_by else ""
+    lines = [
+        f"<strong>Claim{source}:</strong> {escape(entry['claim'])}",
+        f"<strong>Measured:</strong> {escape(verdict.statement)}: "
+        f"<strong>{describe(verdict)}</strong>, predicted {escape(verdict.prediction)}.",
+        f"<strong>Verdict: {VERDICTS[entry['verdict']]}.</strong> {escape(entry['finding'])}",
+    ]
+    if verdict.anchor != f"evidence-{verdict.claim}":
+        lines = lines[1:2]
     return (
         f'<div class="nbu-evidence" id="{verdict.anchor}" style="border-left:4px solid #0072b2;'
         'padding:.4em .9em;margin:.6em 0;line-height:1.45">'
-        f"<div><strong>Claim{source}:</strong> {escape(entry['claim'])}</div>"
-        f"<div><strong>Measured:</strong> {escape(verdict.statement)}: "
-        f"<strong>{describe(verdict)}</strong>, predicted {escape(verdict.prediction)}.</div>"
-        f"<div><strong>Verdict: {VERDICTS[entry['verdict']]}.</strong> "
-        f"{escape(entry['finding'])}</div></div>"
+        f"{''.join(f'<div>{line}</div>' for line in lines)}</div>"
     )

@@ -132,7 +132,7 @@ def _figure(script: str, data: dict, body: str, text: str) -> HTML:
     blob = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("</", "<\\/")
     name = "nbu-" + hashlib.sha256(blob.encode()).hexdigest()[:10]
     code = (Path(__file__).parent / "js" / f"{script}.js").read_text(encoding="utf-8")
-    function = code[code.index("(root, data)") :].rstrip().rstrip(";")
+    function = code[code.index("(root, data) =>") :].rstrip().rstrip(";")
     return HTML(
         f'<figure class="nbu" id="{name}"><style>{_STYLE}</style>{body}'
         '<figcaption aria-live="polite">The sliders need JavaScript; the table below holds the '

@@ -129,3 +129,20 @@ def test_the_books_claims_are_found_and_well_formed(monkeypatch):
     for name, claim in evidence.claims().items():
         assert claim["verdict"] in evidence.VERDICTS, name
         assert claim["finding"], name
+
+
+def test_later_measurements_of_a_claim_do_not_repeat_its_words(shown, monkeypatch):
+    class Shell:
+        user_ns: dict = {}  # noqa: RUF012
+
+    monkeypatch.setattr(evidence, "get_ipython", Shell)
+    check("two", "a", measured=1.0, above=0)
+    check("two", "b", measured=1.0, above=0)
+    check("two", "a", measured=1.0, above=0)  # the cell was run again
+    assert [verdict.anchor for verdict in shown] == [
+        "evidence-two", "evidence-two-2", "evidence-two",
+    ]  # fmt: skip
+    first, second, _ = (verdict._repr_mimebundle_()["text/html"] for verdict in shown)
+    assert "Verdict: false." in first
+    assert "Verdict" not in second
+    assert "second thing" in second
