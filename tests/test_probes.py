@@ -257,7 +257,7 @@ class Raises(nn.Module):
 
 
 class Restless(nn.Module):
-    """Switches itself to eval mode, replaces one buffer and registers another."""
+    """Switches itself to eval mode, replaces one buffer and registers one more at every call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ class Restless(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.eval()
         self.seen = self.seen + 1
-        self.register_buffer("another", torch.ones(()), persistent=False)
+        self.register_buffer(f"another{len(self._buffers)}", torch.ones(()))
         return x
 
 
