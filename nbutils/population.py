@@ -495,7 +495,7 @@ def _check_alike(nets: list[nn.Module]) -> None:
     for index, net in enumerate(nets):
         if not isinstance(net, nn.Module):
             raise TypeError(f"networks must be nn.Module, got {type(net).__name__} at {index}.")
-    first = _describe(nets[0])
+    first = list(_describe(nets[0]))
     for index, net in enumerate(nets):
         for expected, got in zip_longest(first, _describe(net), fillvalue="nothing"):
             if expected != got:
@@ -503,23 +503,24 @@ def _check_alike(nets: list[nn.Module]) -> None:
                     "networks must be alike but for their values: network 0 has "
                     f"[{expected}] where network {index} has [{got}]. Train them in separate calls."
                 )
-    owned = [id(p) for net in nets for m in net.modules() for p in m.parameters(recurse=False)]
+    values = chain.from_iterable(m._parameters.values() for net in nets for m in net.modules())
+    owned = [id(parameter) for parameter in values if parameter is not None]
     if len(set(owned)) < len(owned):
         raise ValueError("two networks, or two layers of a network, share a parameter.")
 
 
-def _describe(net: nn.Module) -> list[str]:
+def _describe(net: nn.Module) -> Iterator[str]:
     """Everything that the networks of a population must have in common, line by line."""
-    modules = [
-        f"{name or 'network'}: {type(module).__name__}({module.extra_repr()}), "
-        f"{'train' if module.training else 'eval'} mode"
-        for name, module in net.named_modules()
-    ]
-    tensors = [
-        f"{name}: {tuple(tensor.shape)} {tensor.dtype} requires_grad={tensor.requires_grad}"
-        for name, tensor in _state(net)
-    ]
-    return modules + tensors
+    for name, module in net.named_modules():
+        mode = "train" if module.training else "eval"
+        yield f"{name or 'network'}: {type(module).__name__}({module.extra_repr()}), {mode} mode"
+        # Not named_parameters(), which would walk through the whole network once more.
+        for own, tensor in chain(module._parameters.items(), module._buffers.items()):
+            if tensor is not None:
+                yield (
+                    f"{name}.{own}: {tuple(tensor.shape)} {tensor.dtype} "
+                    f"requires_grad={tensor.requires_grad}"
+                )
 
 
 def _check_passes(name: str, module: nn.Module) -> None:
