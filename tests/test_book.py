@@ -120,6 +120,8 @@ def visit(context: BrowserContext, site: str, name: str) -> Visit:
     seen.page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
     seen.page.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise")
     seen.page.evaluate("document.fonts.ready")
+    if seen.page.locator("link[rel=prefetch]").count():
+        seen.page.wait_for_load_state("networkidle")
     return seen
 
 
