@@ -296,7 +296,8 @@ def test_address_is_rewritten_in_all_places_and_back(tmp_path):
         copy = tmp_path / path.relative_to(ROOT)
         copy.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     before = {path: path.read_text(encoding="utf-8") for path in address.places(tmp_path)}
-    old, new = setup_cell.address(), "https://github.com/someone/course"
+    old = setup_cell.address()
+    new = old.replace("https://github.com/", "https://github.com/moved-")
     assert address.rewrite(tmp_path, old, address.cleaned(f"{new}.git")) == list(before)
     assert all(new in path.read_text(encoding="utf-8") for path in before)
     assert all(old not in path.read_text(encoding="utf-8") for path in before)

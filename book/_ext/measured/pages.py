@@ -51,7 +51,7 @@ MATHJAX_PARTS = (
 # Fonts that every chapter uses. The root page fetches them when it is idle, so that the first
 # chapter opens as quickly as the later ones.
 PREFETCHED = (
-    "fonts/source-serif-4-latin-wght-italic.woff2",
+    "fonts/source-serif-4-latin-400-italic.woff2",
     *(
         f"mathjax/output/chtml/fonts/woff-v2/MathJax_{font}.woff"
         for font in ("Main-Regular", "Math-Italic", "AMS-Regular", "Size1-Regular", "Size2-Regular")
