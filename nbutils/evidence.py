@@ -177,7 +177,7 @@ def describe(found: Interval | Verdict) -> str:
 
 
 def _digits(half: float, mean: float) -> Callable[[float], str]:
-    if half == 0 or not 1e-3 <= abs(mean) < 1e4:
+    if half <= 1e-6 * abs(mean) or not 1e-3 <= abs(mean) < 1e4:
         return lambda value: f"{value:.3g}"
     places = min(6, max(0, 1 - math.floor(math.log10(half))))
     return lambda value: f"{value:.{places}f}"
