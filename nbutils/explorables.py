@@ -102,12 +102,11 @@ def profiles(
 def _nested(curves: dict, values: list[list], chosen: tuple = ()) -> list:
     """Curves as nested lists in the order of the controls' values: indices, not floats, as keys."""
     if len(chosen) == len(values):
-        key = chosen if len(chosen) > 1 else (chosen[0],)
-        if key not in curves:
+        if chosen not in curves:
             raise ValueError(
-                f"no measurement for the combination {key}: every slider position needs one"
+                f"no measurement for the combination {chosen}: every slider position needs one"
             )
-        return curves[key]
+        return curves[chosen]
     return [_nested(curves, values, (*chosen, value)) for value in values[len(chosen)]]
 
 
