@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -22,106 +22,168 @@ _STYLE = """
 .nbu-controls label {display: flex; align-items: center; gap: .5em; min-height: 2.75em}
 .nbu-controls input {width: min(15em, 50vw)}
 .nbu-controls output {min-width: 3em; font-weight: 600}
-.nbu svg {width: 100%; max-width: 46em; height: auto; color: inherit}
+.nbu-panels {display: grid; grid-template-columns: repeat(auto-fit, minmax(17em, 1fr)); gap: .5em}
+.nbu svg {width: 100%; height: auto; color: inherit}
 .nbu text {fill: currentColor; font-size: 13px}
 .nbu-grid {stroke: currentColor; stroke-opacity: .18}
-.nbu-line {stroke: #2b8cd6; stroke-width: 2; fill: none}
-.nbu-dot {fill: #2b8cd6}
+.nbu-0 {color: #2b8cd6}
+.nbu-1 {color: #d5690a; --nbu-dash: 7 4; --nbu-border: dashed}
+.nbu-2 {color: #159c76; --nbu-dash: 2 3; --nbu-border: dotted}
+.nbu-line {stroke: currentColor; stroke-width: 2; stroke-dasharray: var(--nbu-dash); fill: none}
+.nbu-dot {fill: currentColor}
+.nbu-key {display: inline-flex; align-items: center; gap: .4em; margin-right: 1.5em}
+.nbu-key span {display: inline-block; width: 2em; border-top: 3px var(--nbu-border, solid)}
 .nbu figcaption {font-weight: 600; min-height: 3em}
 .nbu table {font-variant-numeric: tabular-nums}
 """
+_LINES = 3  # kinds of line in _STYLE
 
 
-def profiles(
+def curves(
     frame: pd.DataFrame,
     *,
     controls: Sequence[str],
     x: str,
     y: str,
-    start: Mapping[str, float],
-    caption: str,
-    labels: Mapping[str, str] | None = None,
+    start: Mapping[str, object],
+    caption: Callable[[pd.DataFrame], str],
+    hue: str | None = None,
+    panel: str | None = None,
+    yscale: str = "linear",
+    labels: Mapping[object, str] | None = None,
 ) -> HTML:
-    """Sliders over measured profiles: choose each of `controls`, see `y` against `x`, log scale.
+    """Sliders over measured curves: choose each of `controls`, see `y` against `x`.
 
-    `frame` has one row for every combination of the controls and every x (average over seeds
-    first), x = 1, 2, …. `start` gives the first choice. `caption` is the sentence that answers,
-    with {control} for each control and {ratio} for the first y over the last. `labels` gives
-    columns another name for the reader.
+    `frame` has one row for every combination of the controls, every x, and every line and panel
+    (average over seeds first). `hue` names the column of the lines, at most three, the first one
+    solid; `panel` the column of the plots, each with axes of its own that fit all combinations.
+    `start` gives the first choice. `caption` gets the rows of one combination and returns the
+    sentence that answers; it is also the row of the table for readers without scripts. `labels`
+    gives columns, panels and lines another name for the reader.
 
-    Raises KeyError for a missing column, ValueError for a y that is not positive, a combination
-    that is missing, or a start that was not measured.
+    Raises KeyError for a missing column; ValueError for a combination that is missing, a y that is
+    not finite (with yscale="log", not positive), more than three lines, an unknown scale, or a
+    start that was not measured.
     """
-    missing = [name for name in [*controls, x, y] if name not in frame]
+    columns = [*controls, x, y, *(each for each in (hue, panel) if each is not None)]
+    missing = [name for name in columns if name not in frame]
     if missing:
         raise KeyError(f"no column {missing} in the measurements; there are {list(frame.columns)}")
-    if not (frame[y] > 0).all():
-        raise ValueError(
-            f"column {y!r} must be positive, because it is drawn on a logarithmic axis"
-        )
-    labels = {name: name for name in frame} | dict(labels or {})
-    values = [sorted(frame[name].unique().tolist()) for name in controls]
+    if yscale not in ("linear", "log"):
+        raise ValueError(f"yscale must be 'linear' or 'log', got {yscale!r}")
+    if not frame[y].map(math.isfinite).all() or (yscale == "log" and not (frame[y] > 0).all()):
+        needed = "positive, because its axis is logarithmic" if yscale == "log" else "finite"
+        raise ValueError(f"column {y!r} must be {needed}")
+    values = [_values(frame[name]) for name in controls]
     for name, each in zip(controls, values, strict=True):
-        if start[name] not in each:
-            raise ValueError(f"start[{name!r}] = {start[name]} was not measured; there are {each}")
-    curves = {
-        key: rows.sort_values(x)[y].map(math.log10).round(2).tolist()
-        for key, rows in frame.groupby(list(controls))
-    }
-    decades = frame[y].map(math.log10)
+        if start.get(name) not in each:
+            raise ValueError(
+                f"start[{name!r}] = {start.get(name)} was not measured; there are {each}"
+            )
+    labels = dict(labels or {})
+    frame = frame.reset_index(drop=True)
+    drawn = pd.DataFrame({
+        "x": frame[x],
+        "y": frame[y] if yscale == "linear" else frame[y].map(math.log10),
+        "line": "" if hue is None else frame[hue],
+        "plot": "" if panel is None else frame[panel],
+    })  # fmt: skip
+    lines = list(dict.fromkeys(drawn.line))
+    if len(lines) > _LINES:
+        raise ValueError(f"column {hue!r} has {len(lines)} lines; {_LINES} can be told apart")
+    panels = {plot: _panel(rows, yscale) for plot, rows in drawn.groupby("plot", sort=False)}
+    answers, chosen = {}, {}
+    for key, rows in frame.groupby(list(controls), sort=False):
+        answers[key] = caption(rows)
+        here = drawn.loc[rows.index]
+        chosen[key] = [answers[key]] + [
+            [_curve(here[(here["plot"] == plot) & (here.line == line)], grid) for line in lines]
+            for plot, grid in ((plot, each["x"]) for plot, each in panels.items())
+        ]
+    titles = [str(labels.get(plot, plot)) for plot in panels]
     data = {
-        "controls": [
-            {"name": name, "values": each} for name, each in zip(controls, values, strict=True)
+        "controls": [[str(value) for value in each] for each in values],
+        "x": str(labels.get(x, x)),
+        "y": str(labels.get(y, y)),
+        "log": yscale == "log",
+        "panels": [
+            {"title": title, **each} for title, each in zip(titles, panels.values(), strict=True)
         ],
-        "profiles": _nested(curves, values),
-        "x": labels[x],
-        "y": labels[y],
-        "caption": caption,
-        "low": math.floor(decades.min()),
-        "high": math.ceil(decades.max() + 1e-9),
-        "longest": max(map(len, curves.values())),
+        "curves": _nested(chosen, values),
     }
+    names = [labels.get(name, name) for name in controls]
     sliders = "".join(
-        f'<label>{escape(labels[name])} <input type="range" min="0" max="{len(each) - 1}" step="1" '
+        f'<label>{escape(label)} <input type="range" min="0" max="{len(each) - 1}" step="1" '
         f'value="{each.index(start[name])}"> <output></output></label>'
-        for name, each in zip(controls, values, strict=True)
+        for name, label, each in zip(controls, names, values, strict=True)
     )
-    picture = (
-        '<svg viewBox="0 0 640 300" role="img" '
-        f'aria-label="{escape(labels[y])} against {escape(labels[x])}">'
-        '<g class="nbu-axes"></g><g class="nbu-marks"></g></svg>'
+    pictures = "".join(
+        f'<svg role="img" aria-label="{escape(title or data["y"])} against {escape(data["x"])}"></svg>'
+        for title in titles
+    )
+    keys = "".join(
+        f'<span class="nbu-key"><span class="nbu-{i}"></span>{escape(str(labels.get(line, line)))}'
+        "</span>"
+        for i, line in enumerate(lines)
+        if hue is not None
     )
     return _figure(
-        "profiles",
+        "curves",
         data,
-        f'<div class="nbu-controls">{sliders}</div>{picture}',
-        _table(curves, controls, labels),
+        f'<div class="nbu-controls">{sliders}</div><div class="nbu-panels">{pictures}</div>{keys}',
+        _table(answers, names),
     )
 
 
-def _nested(curves: dict, values: list[list], chosen: tuple = ()) -> list:
-    """Curves as nested lists in the order of the controls' values: indices, not floats, as keys."""
-    if len(chosen) == len(values):
-        if chosen not in curves:
+def _values(column: pd.Series) -> list:
+    """What a slider can choose: numbers by size, words in the order of their first appearance."""
+    values = column.unique().tolist()
+    return sorted(values) if pd.api.types.is_numeric_dtype(column) else values
+
+
+def _panel(rows: pd.DataFrame, yscale: str) -> dict:
+    """The axes of one plot: all its x, and limits of y that fit every combination."""
+    low, high = rows.y.min(), rows.y.max()
+    if yscale == "log":
+        low, high = math.floor(low), math.ceil(high + 1e-9)
+    else:
+        margin = 0.04 * (high - low) or 1.0
+        low, high = low - margin, high + margin
+    return {"x": sorted({_short(value) for value in rows.x}), "low": low, "high": high}
+
+
+def _curve(rows: pd.DataFrame, grid: Sequence[float]) -> list[float | None]:
+    """One line: y at each x of the grid, None where it was not measured."""
+    at = {_short(place): _short(value) for place, value in zip(rows.x, rows.y, strict=True)}
+    return [at.get(place) for place in grid]
+
+
+def _short(value: float) -> float:
+    """Four digits, as many as a screen can show."""
+    return float(f"{value:.4g}")
+
+
+def _nested(chosen: dict, values: list[list], key: tuple = ()) -> list:
+    """Combinations as nested lists in the order of the controls' values: indices as keys."""
+    if len(key) == len(values):
+        if key not in chosen:
             raise ValueError(
-                f"no measurement for the combination {chosen}: every slider position needs one"
+                f"no measurement for the combination {key}: every slider position needs one"
             )
-        return curves[chosen]
-    return [_nested(curves, values, (*chosen, value)) for value in values[len(chosen)]]
+        return chosen[key]
+    return [_nested(chosen, values, (*key, value)) for value in values[len(key)]]
 
 
-def _table(curves: dict, controls: Sequence[str], labels: Mapping[str, str]) -> str:
-    """The text equivalent: first over last value for every position of the sliders."""
-    head = "".join(f"<th>{escape(labels[name])}</th>" for name in controls)
+def _table(answers: dict, names: Sequence[str]) -> str:
+    """The text equivalent: the answer at every position of the sliders."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
     rows = "".join(
-        "<tr>"
-        + "".join(f"<td>{part}</td>" for part in key)
-        + f"<td>{10 ** (curve[0] - curve[-1]):.1e}</td></tr>"
-        for key, curve in curves.items()
+        "<tr>" + "".join(f"<td>{part}</td>" for part in key) + f"<td>{escape(answer)}</td></tr>"
+        for key, answer in answers.items()
     )
     return (
-        "<details><summary>The same in numbers</summary>"
-        f"<table><thead><tr>{head}<th>first / last</th></tr></thead>"
+        "<details><summary>The same in words</summary>"
+        f"<table><thead><tr>{head}<th>measured</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></details>"
     )
 
@@ -134,7 +196,7 @@ def _figure(script: str, data: dict, body: str, text: str) -> HTML:
     function = code[code.index("(root, data) =>") :].rstrip().rstrip(";")
     return HTML(
         f'<figure class="nbu" id="{name}"><style>{_STYLE}</style>{body}'
-        '<figcaption aria-live="polite">The sliders need JavaScript; the table below holds the '
-        f"same numbers.</figcaption>{text}</figure>"
+        '<figcaption aria-live="polite">The controls need JavaScript; the table below says '
+        f"the same.</figcaption>{text}</figure>"
         f'<script>({function})(document.getElementById("{name}"),{blob});</script>'
     )

@@ -13,9 +13,15 @@ FRAME = pd.DataFrame(
      for layer in range(1, depth + 1)],
     columns=["depth", "gain", "layer", "size"],
 )  # fmt: skip
+
+
+def answer(rows):
+    return f"depth {rows.depth.iloc[0]}, gain {rows.gain.iloc[0]}: up to {rows['size'].max():.4g}"
+
+
 SETTINGS = {
-    "controls": ["depth", "gain"], "x": "layer", "y": "size", "start": {"depth": 3, "gain": 1.0},
-    "caption": "{depth} {gain}: {ratio}",
+    "controls": ["depth", "gain"], "x": "layer", "y": "size", "yscale": "log",
+    "start": {"depth": 3, "gain": 1.0}, "caption": answer,
 }  # fmt: skip
 
 
@@ -24,25 +30,52 @@ def data_of(html):
 
 
 def test_the_data_are_those_measured():
-    data = data_of(explorables.profiles(FRAME, **SETTINGS).data)
-    assert [control["values"] for control in data["controls"]] == [[2, 3], [0.5, 1.0]]
-    assert data["profiles"][1][0] == [0.5, 1.0, 1.5]  # depth 3, gain 0.5, in decades
-    assert data["longest"] == 3
-    assert data["low"] <= 0.5
-    assert data["high"] >= 3.0
+    data = data_of(explorables.curves(FRAME, **SETTINGS).data)
+    assert data["controls"] == [["2", "3"], ["0.5", "1.0"]]
+    caption, panel = data["curves"][1][0]  # depth 3, gain 0.5
+    assert caption == "depth 3, gain 0.5: up to 31.62"
+    assert panel == [[0.5, 1.0, 1.5]]  # in decades
+    assert data["panels"] == [{"title": "", "x": [1, 2, 3], "low": 0, "high": 4}]
+    assert data["curves"][0][0][1] == [[0.5, 1.0, None]]  # depth 2 has no third layer
+
+
+def test_lines_and_panels():
+    frame = pd.DataFrame(
+        [(n, kind, line, x, x * n + (kind == "var")) for n in (4, 2) for kind in ("mean", "var")
+         for line in ("measured", "theory") for x in (0.5, 1.5)],
+        columns=["n", "kind", "line", "x", "y"],
+    )  # fmt: skip
+    html = explorables.curves(
+        frame, controls=["n"], x="x", y="y", hue="line", panel="kind", start={"n": 2},
+        caption=lambda rows: f"n = {rows.n.iloc[0]}", labels={"var": "variance"},
+    ).data  # fmt: skip
+    data = data_of(html)
+    assert data["controls"] == [["2", "4"]]
+    assert [panel["title"] for panel in data["panels"]] == ["mean", "variance"]
+    assert data["curves"][0] == ["n = 2", [[1.0, 3.0]] * 2, [[2.0, 4.0]] * 2]
+    assert html.count("<svg") == 2
+    assert html.count('class="nbu-key"') == 2
+    assert data["panels"][0]["low"] < 1.0
+    assert data["panels"][1]["high"] > 7.0
+
+
+def test_words_keep_their_order():
+    frame = FRAME.assign(gain=FRAME.gain.map({0.5: "small", 1.0: "large"}))
+    settings = SETTINGS | {"start": {"depth": 3, "gain": "large"}}
+    assert data_of(explorables.curves(frame, **settings).data)["controls"][1] == ["small", "large"]
 
 
 def test_controls_and_text_equivalent():
-    html = explorables.profiles(FRAME, labels={"gain": "gain σ"}, **SETTINGS).data
+    html = explorables.curves(FRAME, labels={"gain": "gain σ"}, **SETTINGS).data
     assert html.count('type="range"') == 2
     assert "gain σ" in html
     assert 'aria-live="polite"' in html
-    assert "<td>3</td><td>1.0</td><td>1.0e-02</td>" in html
+    assert "<td>3</td><td>1.0</td><td>depth 3, gain 1.0: up to 1000</td>" in html
     assert "http" not in html.replace("http://www.w3.org/2000/svg", "")
 
 
 def test_nothing_in_the_data_ends_the_script():
-    html = explorables.profiles(FRAME, **(SETTINGS | {"caption": "</script>{ratio}"})).data
+    html = explorables.curves(FRAME, **(SETTINGS | {"caption": lambda rows: "</script>"})).data
     assert html.count("</script>") == 1
 
 
@@ -50,16 +83,23 @@ def test_nothing_in_the_data_ends_the_script():
     ("change", "error", "words"),
     [
         ({"y": "weight"}, KeyError, "no column"),
+        ({"hue": "colour"}, KeyError, "no column"),
         ({"start": {"depth": 4, "gain": 1.0}}, ValueError, "was not measured"),
+        ({"start": {"depth": 3}}, ValueError, "was not measured"),
+        ({"yscale": "symlog"}, ValueError, "yscale must be"),
     ],
 )
 def test_wrong_settings(change, error, words):
     with pytest.raises(error, match=words):
-        explorables.profiles(FRAME, **(SETTINGS | change))
+        explorables.curves(FRAME, **(SETTINGS | change))
 
 
-def test_every_position_of_the_sliders_needs_a_positive_measurement():
+def test_every_position_of_the_sliders_needs_a_measurement_that_can_be_drawn():
     with pytest.raises(ValueError, match="no measurement for the combination"):
-        explorables.profiles(FRAME[(FRAME.depth == 3) | (FRAME.gain == 1.0)], **SETTINGS)
+        explorables.curves(FRAME[(FRAME.depth == 3) | (FRAME.gain == 1.0)], **SETTINGS)
     with pytest.raises(ValueError, match="must be positive"):
-        explorables.profiles(FRAME.assign(size=-1.0), **SETTINGS)
+        explorables.curves(FRAME.assign(size=-1.0), **SETTINGS)
+    with pytest.raises(ValueError, match="must be finite"):
+        explorables.curves(FRAME.assign(size=float("nan")), **(SETTINGS | {"yscale": "linear"}))
+    with pytest.raises(ValueError, match="has 10 lines; 3 can be told apart"):
+        explorables.curves(FRAME.assign(hue=range(4, 14)), **(SETTINGS | {"hue": "hue"}))
