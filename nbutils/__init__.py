@@ -1,8 +1,8 @@
 """The helpers that the chapters of "Normalization, Measured" share.
 
 The rooms, in the order in which data passes through them: `data`, `layers`, `networks`,
-`population`, `probes`, `figures`, `evidence`, `exercises`, `explorables`. A module imports only
-from modules named before it. The idea behind each helper is written out in the chapter that its
+`population`, `probes`, `diagnosis`, `figures`, `evidence`, `exercises`, `explorables`. A module
+imports only from modules named before it. The idea behind each helper is written out in the chapter that its
 docstring names.
 """
 
