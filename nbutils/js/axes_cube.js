@@ -81,6 +81,7 @@
       cell.addEventListener("click", () => { chosen = at; draw(); });
     });
 
+    const total = (N * C * P) / count;
     const statistic = centered ? "mean and variance" : "root mean square (no mean is subtracted)";
     const alone = centered
       ? " One value is its own mean: the difference is 0, whatever the value."
@@ -91,7 +92,7 @@
       `: the element at example ${chosen[0] + 1}, channel ${chosen[1] + 1}, position ${chosen[2] + 1} shares its ` +
       `${statistic} with ${count === 1 ? "no other" : `${count - 1} other${count > 2 ? "s" : ""}, ${count} values in all`}: ` +
       `${words(axes, per, size)}. ` +
-      `There are ${(N * C * P) / count} such statistics.` +
+      `${total === 1 ? "It is the only such statistic" : `There are ${total} such statistics`}.` +
       (count === 1 ? alone : count === 2 && centered ? pair : "");
   };
 
