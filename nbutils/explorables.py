@@ -118,7 +118,7 @@ def curves(
         for name, label, each in zip(controls, names, values, strict=True)
     )
     pictures = "".join(
-        f'<svg role="img" aria-label="{escape(title or data["y"])} against {escape(data["x"])}"></svg>'
+        f'<svg role="img" aria-label="{escape(title or data["y"])}, {escape(data["x"])}"></svg>'
         for title in titles
     )
     keys = "".join(

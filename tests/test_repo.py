@@ -27,6 +27,7 @@ MODULES = (
     "networks",
     "population",
     "probes",
+    "diagnosis",
     "figures",
     "evidence",
     "exercises",
