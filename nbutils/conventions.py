@@ -82,8 +82,7 @@ def measure(name: str) -> dict[str, Row]:
 
 
 def _in_its_own_process(name: str) -> dict[str, Step]:
-    with tempfile.TemporaryDirectory() as folder:  # Keras writes its settings into its home,
-        # and runs on JAX, which comes with Flax
+    with tempfile.TemporaryDirectory() as folder:  # for the settings that Keras writes
         quiet = {"JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax", "KERAS_HOME": folder}
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         command = [sys.executable, "-W", "ignore", "-m", "nbutils.conventions", name]
