@@ -27,8 +27,9 @@ QUESTIONS = {
         "right": math.sqrt(49),
         "mistakes": [
             (math.sqrt(50), "n − 1 stands under the root: the value moves its own mean."),
-            (4.0, "that is the difference to the others, before the division."),
-            (4 - 4 / 50, "that is the deviation from the mean, before the division."),
+            (5.0, "that is the value itself: the layer moves and scales it."),
+            (2.0, "that is the difference to the others, before the division."),
+            (2 - 2 / 50, "that is the deviation from the mean, before the division."),
             (49 / math.sqrt(50), "that divides by the standard deviation with n − 1; BatchNorm divides by the one with n."),
             (1.0, "one is the standard deviation of the whole batch, not its largest value."),
         ],
