@@ -51,13 +51,13 @@ QUESTIONS = {
         "cases": [(4, 0.1, 5), (8, 0.1, 20), (2, 0.3, 1)],
     },
     "4.5": {
-        "right": lambda n: math.sqrt(n - 1),
+        "right": lambda n: 2 / (2 * n - 1),
         "mistakes": [
-            (lambda n: n - 1, "that is its ratio to the size of the others; divide by the standard deviation."),
-            (lambda n: math.sqrt(n), "that would be the norm of the whole batch; the other values share it."),
-            (lambda n: (n - 1) / math.sqrt(n), "that divides by the unbiased variance; BatchNorm divides by the biased one."),
-            (lambda n: math.inf, "the outlier raises the standard deviation as well."),
+            (lambda n: 1 / (2 * (n - 1)), "that is m/(2 − m); solve it for m."),
+            (lambda n: 2 / (1 + math.sqrt(2 * (n - 1))), "an average keeps the *root* of m/(2 − m) of the noise."),
+            (lambda n: 1 - 2 / (2 * n - 1), "that is the weight of the old value; PyTorch's m is that of the new one."),
+            (lambda n: 4 * (n - 1) / (2 * n - 1), "the ratio is upside down: the noise is √(2(n − 1)) times the bias, before averaging."),
         ],
-        "cases": [(2,), (4,), (32,)],
+        "cases": [(3,), (4,), (32,)],
     },
 }  # fmt: skip
