@@ -3,7 +3,7 @@
 import math
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 EPS = 1e-5
 
@@ -66,8 +66,8 @@ QUESTIONS = {
         "mistakes": [
             (lambda x, mask: masked(x, mask, count_all=True), "divide by the number of *real* values, not by all."),
             (lambda x, mask: masked(x, mask, mask_deviation=False), "padded positions deviate from the mean by −mean: mask the deviations before you square them."),
-            (lambda x, mask: F.layer_norm(x, x.shape[1:]) * mask[..., None], "masking the output does not take the padding out of the statistics."),
-            (lambda x, mask: F.layer_norm(x, x.shape[-1:]) * mask[..., None], "that normalizes each token by itself; the question is about the whole sequence."),
+            (lambda x, mask: functional.layer_norm(x, x.shape[1:]) * mask[..., None], "masking the output does not take the padding out of the statistics."),
+            (lambda x, mask: functional.layer_norm(x, x.shape[-1:]) * mask[..., None], "that normalizes each token by itself; the question is about the whole sequence."),
         ],
         "cases": [(PADDED, MASK)],
     },
