@@ -226,6 +226,92 @@ CHECKS = [
 ]
 
 
+# What must hold for LayerNorm and RMSNorm beyond that, also against PyTorch in half precision.
+
+
+def check_half_precision_is_pytorchs(kind, args, options, shape) -> None:
+    """Parameters in half precision: PyTorch's output, and the gradients of its float32 layer.
+
+    (PyTorch sums some of its own half precision gradients in half precision.)
+    """
+    for dtype in (torch.float16, torch.bfloat16):
+        ours, theirs = pair(kind, args, options, shape, dtype)
+        x = (20 * normal(*shape) + 300).to(dtype).requires_grad_()
+        y = ours(x)
+        close(y, theirs(x), ulps=2)
+        cotangent = normal(*shape, seed=2, dtype=dtype)
+        gradients = torch.autograd.grad(y, [x, *ours.parameters()], cotangent)
+        exact, theirs = x.detach().float().requires_grad_(), theirs.float()
+        inputs = [exact, *theirs.parameters()]
+        expected = torch.autograd.grad(theirs(exact), inputs, cotangent.float())
+        for gradient, expected_gradient in zip(gradients, expected, strict=True):
+            close(gradient, expected_gradient.to(dtype), ulps=4)
+
+
+def check_small_values_in_every_dtype(kind, args, options, shape) -> None:
+    """Inputs of size sqrt(eps), where a wrong eps is seen: eps=None is float32's for half."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        ours, theirs = pair(kind, args, options, shape, dtype)
+        for size in (1e-3, 2e-4):
+            x = size * normal(*shape, dtype=dtype)
+            close(ours(x), theirs(x), ulps=4 if dtype.itemsize == 2 else 64)
+
+
+def check_layout_is_pytorchs(kind, args, options, shape) -> None:
+    """Other strides, and a batch that is broadcast: values and input gradients."""
+    axes = list(reversed(range(len(shape))))
+    strided = normal(*reversed(shape)).permute(axes)
+    for x in (strided, normal(shape[0] * 2, *shape[1:])[::2], normal(1, *shape[1:]).expand(shape)):
+        assert not x.is_contiguous()
+        ours, theirs = pair(kind, args, options, shape)
+        x, x_theirs = x.detach().requires_grad_(), x.detach().clone().requires_grad_()
+        y, expected = ours(x), theirs(x_theirs)
+        close(y, expected)
+        cotangent = normal(*reversed(shape), seed=2).permute(axes)
+        gradients = [
+            torch.autograd.grad(out, into, cotangent)[0]
+            for out, into in ((y, x), (expected, x_theirs))
+        ]
+        close(*gradients, ulps=32)
+
+
+def check_gradient_at_large_mean(kind, args, options, shape) -> None:
+    ours, theirs = pair(kind, args, options, shape)
+    x = (1e4 + normal(*shape)).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    cotangent = normal(*shape, seed=2)
+    (gradient,) = torch.autograd.grad(ours(x), x, cotangent)
+    (expected,) = torch.autograd.grad(theirs.double()(exact), exact, cotangent.double())
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=1e-2 * scale)
+
+
+def check_no_state(kind, args, options, shape) -> None:
+    """No buffer, no mode, and no other example."""
+    layer, _ = pair(kind, args, options, shape)
+    assert not list(layer.buffers())
+    x = normal(*shape)
+    y = layer.train()(x)
+    assert layer.eval()(x).equal(y)
+    close(layer(x[:1]), y[:1], ulps=2)
+
+
+FEATURE_CHECKS = [
+    check_half_precision_is_pytorchs,
+    check_small_values_in_every_dtype,
+    check_layout_is_pytorchs,
+    check_gradient_at_large_mean,
+    check_no_state,
+]
+FEATURE_CASES = [one for one in CASES if one[0] in (LayerNorm, RMSNorm)]
+
+
+@pytest.mark.parametrize(("kind", "args", "options", "shape"), FEATURE_CASES)
+@pytest.mark.parametrize("check", FEATURE_CHECKS)
+def test_norm_over_features(check, kind, args, options, shape):
+    check(kind, args, options, shape)
+
+
 @case
 @pytest.mark.parametrize("check", CHECKS)
 def test_norm(check, kind, args, options, shape):
@@ -630,6 +716,103 @@ OTHER_MUTANTS = [
 ]
 
 
+# RMSNorm has no mean: the replacements above would centre it, and be caught for that alone.
+
+
+def rms_detached(x, over, eps, center=True):
+    _, mean, var = standardize(x.detach(), over, eps, center)
+    return x * torch.rsqrt(var + eps), mean, var
+
+
+def rms_eps_outside_the_root(x, over, eps, center=True):
+    _, mean, var = standardize(x, over, eps, center)
+    return x / (var.sqrt() + eps), mean, var
+
+
+def rms_in_half_precision(x, over, eps, center=True):
+    var = x.square().mean(tuple(over), keepdim=True)
+    return x * torch.rsqrt(var + eps), x.new_zeros(()), var
+
+
+def sum_of_squares(x, over, eps, center=True):
+    var = x.square().sum(tuple(over), keepdim=True)
+    return x * torch.rsqrt(var + eps), x.new_zeros(()), var
+
+
+class CentredRMSNorm(RMSNorm):
+    center = True
+
+
+class EpsOfTheInput(RMSNorm):
+    """eps=None as PyTorch's documentation once had it: the machine epsilon of the input's dtype."""
+
+    def forward(self, x):
+        eps, self.eps = self.eps, torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        try:
+            return super().forward(x)
+        finally:
+            self.eps = eps
+
+
+class EpsLikeLayerNorm(RMSNorm):
+    def forward(self, x):
+        eps, self.eps = self.eps, 1e-5 if self.eps is None else self.eps
+        try:
+            return super().forward(x)
+        finally:
+            self.eps = eps
+
+
+class ForgetsTheBias(LayerNorm):
+    def forward(self, x):
+        y = super().forward(x)
+        return y if self.bias is None else y - self.bias
+
+
+class RemembersTheMean(LayerNorm):
+    """Subtracts in eval mode what it saw in train mode."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        if self.training:
+            self.seen = y.detach().mean()
+            return y
+        return y - getattr(self, "seen", 0.0) + 0.1
+
+
+class NeedsContiguous(LayerNorm):
+    """Reads the memory in the order in which it lies there."""
+
+    def forward(self, x):
+        if x.is_contiguous() or 0 in x.stride():
+            return super().forward(x)
+        return super().forward(x.as_strided(x.shape, torch.empty(x.shape).stride()))
+
+
+FEATURE_MUTANTS = [
+    (CentredRMSNorm, (6,), (4, 6), check_values_and_gradients),
+    (with_standardize(RMSNorm, rms_detached), (6,), (4, 6), check_gradcheck),
+    (with_standardize(RMSNorm, rms_eps_outside_the_root), (6,), (4, 6),
+     check_small_values_in_every_dtype),
+    (with_standardize(RMSNorm, no_eps), (6,), (4, 6), check_small_values_in_every_dtype),
+    (with_standardize(RMSNorm, rms_in_half_precision), (6,), (4, 6),
+     check_half_precision_is_pytorchs),
+    (with_standardize(RMSNorm, sum_of_squares), (6,), (4, 6), check_values_and_gradients),
+    (with_standardize(RMSNorm, one_axis_too_many), (6,), (4, 6), check_no_state),
+    (EpsOfTheInput, (6,), (4, 6), check_small_values_in_every_dtype),
+    (EpsLikeLayerNorm, (6,), (4, 6), check_small_values_in_every_dtype),
+    (ForgetsTheBias, (6,), (4, 6), check_values_and_gradients),
+    (RemembersTheMean, (6,), (4, 6), check_no_state),
+    (NeedsContiguous, (6,), (4, 6), check_layout_is_pytorchs),
+    (with_standardize(LayerNorm, detached_statistics), (6,), (4, 6), check_layout_is_pytorchs),
+    (with_standardize(LayerNorm, square_minus_square), (6,), (4, 6), check_gradient_at_large_mean),
+    (with_standardize(LayerNorm, no_eps), (6,), (4, 6), check_small_values_in_every_dtype),
+    (with_standardize(LayerNorm, statistics_in_half_precision), (6,), (4, 6),
+     check_half_precision_is_pytorchs),
+    (with_standardize(LayerNorm, one_axis_too_many), (6,), (4, 6), check_no_state),
+]  # fmt: skip
+
+
 # A crash of the mutant is none of these. pytest.raises that saw no error raises the second.
 CAUGHT = (AssertionError, pytest.fail.Exception, GradcheckError)
 
@@ -647,5 +830,11 @@ def test_batchnorm_mutant_is_caught(mutant, check):
 
 @pytest.mark.parametrize(("mutant", "args", "shape", "check"), OTHER_MUTANTS, ids=name_of)
 def test_other_mutant_is_caught(mutant, args, shape, check):
+    with pytest.raises(CAUGHT):
+        check(mutant, args, {}, shape)
+
+
+@pytest.mark.parametrize(("mutant", "args", "shape", "check"), FEATURE_MUTANTS, ids=name_of)
+def test_mutant_over_features_is_caught(mutant, args, shape, check):
     with pytest.raises(CAUGHT):
         check(mutant, args, {}, shape)
