@@ -79,7 +79,7 @@ def use_theme() -> None:
             "legend.frameon": False,
             "lines.linewidth": 1.8,
             "lines.markersize": 5.5,
-            "svg.fonttype": "none",  # text stays text: a third of the size, and readers can select it
+            "svg.fonttype": "none",  # text stays text: a third of the size, and selectable
             "svg.hashsalt": "nbutils",
         },
     )

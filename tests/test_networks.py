@@ -335,7 +335,7 @@ def test_transformer_shapes(placement, norm):
     norms = {"none": 0, "rezero": 0, "post": 4, "pre": 5, "peri": 9, "deepnorm": 4, "scaled": 5}
     expected = 0 if norm is None else norms[placement]
     if norm is not None:
-        others = 4 if norm == "rms" else 0  # those of the queries and keys
+        others = 4 if norm in ("layer", "rms") else 0  # the RMSNorms of queries and keys
         assert count(net, kinds) == expected + others
 
 
