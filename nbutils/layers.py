@@ -285,7 +285,8 @@ class LayerNorm(_Norm):
 
     Input (..., *normalized_shape); output of the same shape and dtype. The scale and the shift have
     one value per element of normalized_shape. No state.
-    Raises ValueError where the input does not end in normalized_shape.
+    Raises ValueError where the input does not end in normalized_shape, TypeError for eps=None, as
+    PyTorch does.
     Source: Ba, Kiros & Hinton 2016, https://arxiv.org/abs/1607.06450.
     """
 
@@ -307,12 +308,17 @@ class LayerNorm(_Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check_last_axes(x, self.normalized_shape)
-        eps = self.eps
-        if eps is None:
-            eps = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
         axes = range(-len(self.normalized_shape), 0)
-        y, _, _ = standardize(x, axes, eps, center=self.center)
+        y, _, _ = standardize(x, axes, self._eps(x.dtype), center=self.center)
         return self._affine(y, self.normalized_shape).to(x.dtype)
+
+    def _eps(self, dtype: torch.dtype) -> float:
+        if self.eps is None:
+            raise TypeError(
+                f"{type(self).__name__} needs a number as eps, such as 1e-5, got None: "
+                "only RMSNorm takes None, for the machine epsilon."
+            )
+        return self.eps
 
     def extra_repr(self) -> str:
         return (
@@ -339,6 +345,11 @@ class RMSNorm(LayerNorm):
         elementwise_affine: bool = True,
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine, bias=False)
+
+    def _eps(self, dtype: torch.dtype) -> float:
+        if self.eps is None:
+            return torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+        return self.eps
 
 
 class DyT(_Norm):

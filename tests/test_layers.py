@@ -521,6 +521,7 @@ def test_standardize(shape, data):
             r"last 1 axes are \(6,\), got shape \(2, 5\)",
         ),
         (lambda: LayerNorm((2, 6)), normal(6), ValueError, r"last 2 axes are \(2, 6\)"),
+        (lambda: LayerNorm(6, eps=None), normal(2, 6), TypeError, "LayerNorm needs a number.*None"),
         (lambda: RMSNorm(6), normal(2, 5), ValueError, "RMSNorm expects"),
         (lambda: RMSNorm(6), torch.ones(2, 6).int(), TypeError, "floating point"),
         (lambda: DyT(6), normal(2, 5), ValueError, r"DyT expects.*\(6,\), got shape \(2, 5\)"),
