@@ -134,7 +134,7 @@ class _RunningNorm(_Norm):
         self.register_buffer("num_batches_tracked", torch.tensor(0) if tracked else None)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, var: Tensor, count: int, momentum: float) -> None:
+    def remember(self, mean: Tensor, var: Tensor, count: int, momentum: float) -> None:
         """Move the running statistics towards (mean, var) of a batch with `count` values each.
 
         Shapes (C,). The biased variance normalizes; the unbiased one, n / (n - 1) of it, is
@@ -185,7 +185,7 @@ class BatchNorm(_RunningNorm):
                 momentum = self.momentum
                 if momentum is None:
                     momentum = 1 / self.num_batches_tracked.item()
-                self._remember(mean.flatten(), var.flatten(), count, momentum)
+                self.remember(mean.flatten(), var.flatten(), count, momentum)
         else:
             y = self._apply_running(x, per_channel)
         return self._affine(y, per_channel).to(x.dtype)
@@ -227,7 +227,7 @@ class InstanceNorm(_RunningNorm):
             if self.training and self.track_running_stats:
                 over_examples = [axis for axis in range(x.dim()) if axis != 1]
                 mean, var = mean.mean(over_examples), var.mean(over_examples)
-                self._remember(mean, var, count, self.momentum or 0.0)
+                self.remember(mean, var, count, self.momentum or 0.0)
         else:
             y = self._apply_running(x, per_channel)
         return self._affine(y, per_channel).to(x.dtype)

@@ -613,25 +613,25 @@ def one_axis_too_many(x, over, eps, center=True):
 
 
 class BiasedRemembered(BatchNorm):
-    def _remember(self, mean, var, count, momentum):
-        super()._remember(mean, var * (count - 1) / count, count, momentum)
+    def remember(self, mean, var, count, momentum):
+        super().remember(mean, var * (count - 1) / count, count, momentum)
 
 
 class ReversedMomentum(BatchNorm):
-    def _remember(self, mean, var, count, momentum):
-        super()._remember(mean, var, count, 1 - momentum)
+    def remember(self, mean, var, count, momentum):
+        super().remember(mean, var, count, 1 - momentum)
 
 
 class AveragedStd(BatchNorm):
-    def _remember(self, mean, var, count, momentum):
+    def remember(self, mean, var, count, momentum):
         std = self.running_var.sqrt()
-        super()._remember(mean, var, count, momentum)
+        super().remember(mean, var, count, momentum)
         unbiased = var.detach() * count / (count - 1)
         self.running_var.copy_(std.lerp(unbiased.sqrt(), momentum).square())
 
 
 class LeakingBuffer(BatchNorm):
-    def _remember(self, mean, var, count, momentum):
+    def remember(self, mean, var, count, momentum):
         unbiased = var * count / max(count - 1, 1)
         self.running_mean = (1 - momentum) * self.running_mean + momentum * mean
         self.running_var = (1 - momentum) * self.running_var + momentum * unbiased
@@ -664,8 +664,8 @@ class ForgetsToCount(BatchNorm):
 
 
 class NoneMeansTenPercent(BatchNorm):
-    def _remember(self, mean, var, count, momentum):
-        super()._remember(mean, var, count, self.momentum or 0.1)
+    def remember(self, mean, var, count, momentum):
+        super().remember(mean, var, count, self.momentum or 0.1)
 
 
 class AcceptsOneValue(BatchNorm):
