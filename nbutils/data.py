@@ -6,8 +6,9 @@ import os
 from typing import NamedTuple
 
 import torch
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
+from torch.nn import functional
 
 _SHIFT = 10_000  # seeds of two values of NBUTILS_SEED never overlap below this many seeds
 _TEST_SIZE = 500
@@ -60,6 +61,24 @@ def digits(seed: int = 0, images: bool = False) -> Split:
     if images:
         x = x.view(-1, 1, 8, 8)
     return Split(x[train], y[train], x[test], y[test])
+
+
+def photographs(height: int = 96) -> Tensor:
+    """Scikit-learn's two sample photographs: a Chinese temple and a flower, (2, 3, H, 3 H / 2).
+
+    Each value is the mean over an area of the original (427 x 640 pixels), from 0 to 1; the
+    channels are red, green and blue. float32.
+
+    Raises ValueError unless `height` is an even number from 2 to 426.
+
+    Source: photographs by danielbuechele and vultilion (Flickr, CC BY 2.0), as
+    `sklearn.datasets.load_sample_images` ships them.
+    """
+    if not 2 <= height <= 426 or height % 2:
+        raise ValueError(f"height must be an even number from 2 to 426, got {height}")
+    pixels = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
+    size = (height, 3 * height // 2)
+    return functional.interpolate(torch.stack(pixels).float() / 255, size=size, mode="area")
 
 
 def minibatches(n: int, batch_size: int, steps: int, seed: int) -> Tensor:

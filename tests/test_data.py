@@ -44,6 +44,26 @@ def test_another_seed_is_another_split():
     assert torch.equal(data.digits(3).x_test, data.digits(3).x_test)
 
 
+def test_photographs_are_colour_images_from_0_to_1():
+    small, large = data.photographs(48), data.photographs()
+    assert small.shape == (2, 3, 48, 72)
+    assert large.shape == (2, 3, 96, 144)
+    assert small.dtype == torch.float32
+    assert small.min() >= 0
+    assert small.max() <= 1
+    # Means over areas that tile the photograph: the mean of a channel does not depend on the size.
+    torch.testing.assert_close(small.mean((2, 3)), large.mean((2, 3)), rtol=0, atol=0.01)
+    sky, flower = large[0, :, :10].mean((1, 2)), large[1].mean((1, 2))
+    assert sky[2] > 0.6  # the sky above the temple is bright, and blue
+    assert flower[2] < flower[1]  # the leaves behind the flower are green
+
+
+@pytest.mark.parametrize("height", [0, -2, 33, 428])
+def test_photographs_of_another_height_say_what_came(height):
+    with pytest.raises(ValueError, match=f"even number from 2 to 426, got {height}"):
+        data.photographs(height)
+
+
 @given(n=st.integers(1, 40), steps=st.integers(0, 30), seed=st.integers(0, 5), part=st.data())
 def test_every_epoch_is_a_permutation(n, steps, seed, part):
     size = part.draw(st.integers(1, n))
