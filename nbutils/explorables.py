@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
@@ -199,4 +200,114 @@ def _figure(script: str, data: dict, body: str, text: str) -> HTML:
         '<figcaption aria-live="polite">The controls need JavaScript; the table below says '
         f"the same.</figcaption>{text}</figure>"
         f'<script>({function})(document.getElementById("{name}"),{blob});</script>'
+    )
+
+
+# --- the axes cube of chapter 03 ---
+
+_AXES = {"N": "examples", "C": "channels", "G": "the group's channels", "P": "positions"}
+_CUBE_STYLE = """
+.nbu-cube-grid {width: fit-content; max-width: 100%; margin: .5em 0; padding: 4px}
+.nbu-cube-grid:focus-visible {outline: 3px solid #2b8cd6}
+.nbu-cube-cell {fill: transparent; stroke: currentColor; stroke-opacity: .45; cursor: pointer}
+.nbu-cube-cell.nbu-same {fill: #2b8cd6; stroke-opacity: 1}
+.nbu-cube-cell.nbu-chosen {fill: #e69f00; stroke-opacity: 1; stroke-width: 4}
+.nbu-cube select {font: inherit; min-height: 2.2em; color: CanvasText; background: Canvas}
+"""
+
+
+def sharing(axes: str, shape: Sequence[int], groups: int = 1) -> np.ndarray:
+    """Which elements share statistics: booleans (elements, elements), for an input (N, C, P).
+
+    `axes` names what a statistic averages over: N (examples), C (channels), P (positions), or G,
+    the channels of one of `groups` groups. Two elements share unless they differ elsewhere.
+    Raises ValueError for another letter, both C and G, or groups that do not divide C.
+    """
+    _check_axes(axes)
+    channels = shape[1]
+    if groups < 1 or channels % groups:
+        raise ValueError(f"groups must divide the {channels} channels, got {groups}.")
+    example, channel, position = (index.ravel() for index in np.indices(shape))
+    kept = [index for letter, index in (("N", example), ("P", position)) if letter not in axes]
+    if "C" not in axes:
+        kept.append(channel // (channels // groups) if "G" in axes else channel)
+    return np.all([index[:, None] == index for index in [np.zeros_like(channel), *kept]], axis=0)
+
+
+def axes_cube(
+    norms: Mapping[str, str],
+    *,
+    shape: Sequence[int] = (4, 6, 9),
+    groups: int = 3,
+    uncentered: Sequence[str] = ("RMSNorm",),
+) -> HTML:
+    """Choose a norm, a shape and an element; see which elements share its statistics.
+
+    `norms` maps each name to the axes that it averages over, letters as for `sharing`. `shape` is
+    the first (examples, channels, positions), at most (4, 8, 9); `groups` the first number of
+    groups for norms over G. The norms in `uncentered` subtract no mean.
+
+    Raises ValueError for axes that `sharing` refuses, no norm over G, a shape out of bounds, or
+    groups that do not divide the channels.
+    """
+    for axes in norms.values():
+        _check_axes(axes)
+    if not any("G" in axes for axes in norms.values()):
+        raise ValueError("one of the norms must average over groups, G, for the slider of groups.")
+    lowest, highest = (1, 2, 1), (4, 8, 9)
+    if len(shape) != 3 or not all(lowest[i] <= shape[i] <= highest[i] for i in range(3)):
+        raise ValueError(f"shape must lie between {lowest} and {highest}, got {tuple(shape)}.")
+    if groups < 1 or shape[1] % groups:
+        raise ValueError(f"groups must divide the {shape[1]} channels, got {groups}.")
+    options = "".join(f"<option>{escape(name)}</option>" for name in norms)
+    controls = f'<label>norm <select data-role="norm">{options}</select></label>'
+    for role, label, low, high, value in (
+        ("N", "examples N", lowest[0], highest[0], shape[0]),
+        ("C", "channels C", lowest[1], highest[1], shape[1]),
+        ("P", "positions H·W", lowest[2], highest[2], shape[2]),
+        ("G", "groups", 0, 1, 0),
+    ):
+        controls += (
+            f'<label>{label} <input type="range" data-role="{role}" min="{low}" max="{high}" '
+            f'step="1" value="{value}"> <output></output></label>'
+        )
+    body = (
+        f'<style>{_CUBE_STYLE}</style><div class="nbu-cube"><div class="nbu-controls">{controls}'
+        '</div><div class="nbu-cube-grid" tabindex="0" role="group" aria-label="Elements: choose '
+        "one with the arrow keys (left and right: position, up and down: channel, Page Up and Page "
+        'Down: example) or by a click"><svg aria-hidden="true"></svg></div></div>'
+    )
+    data = {
+        "norms": [
+            {"name": name, "axes": axes, "centered": name not in uncentered}
+            for name, axes in norms.items()
+        ],
+        "groups": groups,
+    }
+    return _figure("axes_cube", data, body, _cube_table(norms, shape, groups))
+
+
+def _check_axes(axes: str) -> None:
+    if not axes or set(axes) - set(_AXES) or {"C", "G"} <= set(axes):
+        raise ValueError(f"axes are letters of {list(_AXES)}, C or G but not both; got {axes!r}.")
+
+
+def _cube_table(norms: Mapping[str, str], shape: Sequence[int], groups: int) -> str:
+    """The text equivalent: what each norm averages over, how many values, how many statistics."""
+    examples, channels, positions = shape
+    sizes = {"N": examples, "C": channels, "G": channels // groups, "P": positions}
+    rows = ""
+    for name, axes in norms.items():
+        over = ", ".join(_AXES[axis] for axis in _AXES if axis in axes)
+        values = math.prod(sizes[axis] for axis in axes)
+        cells = (escape(name), over, values, math.prod(shape) // values)
+        rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    head = "".join(
+        f"<th>{text}</th>"
+        for text in ("norm", "averages over", "values per statistic", "number of statistics")
+    )
+    return (
+        f"<details><summary>The same in numbers, for ({examples}, {channels}, {positions}) and "
+        f"{groups} groups</summary><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
+        "</table></details>"
     )

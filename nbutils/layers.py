@@ -2,9 +2,10 @@
 
 `standardize` is the whole idea: subtract the mean and divide by the standard deviation over some
 axes. The layers differ in which axes they average over, in the shape of the learned scale and
-shift, and in whether they remember statistics. Arguments, parameter and buffer names, and therefore
-checkpoints, are PyTorch's; the tests hold every layer to `torch.nn`. At the end stand the norms of
-weights, as parametrizations: `WeightNorm`, `WeightStandardization`, `SpectralNorm`.
+shift, and in whether they remember statistics; DyT and Derf take the place of a norm and average
+over none. Arguments, parameter and buffer names, and therefore checkpoints, are PyTorch's; the
+tests hold every norm to `torch.nn`. At the end stand the norms of weights, as parametrizations:
+`WeightNorm`, `WeightStandardization`, `SpectralNorm`.
 
 Half precision input is standardized in float32 and comes back in its own dtype.
 """
@@ -84,6 +85,15 @@ class _Norm(nn.Module):
             raise ValueError(
                 f"{name} was built for {channels} channels and got {x.shape[1]} in input of shape "
                 f"{tuple(x.shape)}: channels are axis 1 of {layouts}."
+            )
+
+    def _check_last_axes(self, x: Tensor, shape: tuple[int, ...]) -> None:
+        self._check_dtype(x)
+        axes = len(shape)
+        if tuple(x.shape[-axes:]) != shape:
+            raise ValueError(
+                f"{type(self).__name__} expects input whose last {axes} axes are {shape}, "
+                f"got shape {tuple(x.shape)}."
             )
 
 
@@ -296,17 +306,12 @@ class LayerNorm(_Norm):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check_dtype(x)
-        axes = len(self.normalized_shape)
-        if tuple(x.shape[-axes:]) != self.normalized_shape:
-            raise ValueError(
-                f"{type(self).__name__} expects input whose last {axes} axes are "
-                f"{self.normalized_shape}, got shape {tuple(x.shape)}."
-            )
+        self._check_last_axes(x, self.normalized_shape)
         eps = self.eps
         if eps is None:
             eps = torch.finfo(torch.promote_types(x.dtype, torch.float32)).eps
-        y, _, _ = standardize(x, range(-axes, 0), eps, center=self.center)
+        axes = range(-len(self.normalized_shape), 0)
+        y, _, _ = standardize(x, axes, eps, center=self.center)
         return self._affine(y, self.normalized_shape).to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -334,6 +339,48 @@ class RMSNorm(LayerNorm):
         elementwise_affine: bool = True,
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine, bias=False)
+
+
+class DyT(_Norm):
+    """Dynamic tanh, in the place of a norm: weight * tanh(alpha * x) + bias, without statistics.
+
+    Input (..., *normalized_shape); output of the same shape and dtype. alpha is one learned number;
+    scale and shift have one value per element of normalized_shape. No state.
+    Raises ValueError where the input does not end in normalized_shape.
+    Source: Zhu et al. 2025, https://arxiv.org/abs/2503.10622.
+    """
+
+    def __init__(self, normalized_shape: int | Sequence[int], alpha: float = 0.5) -> None:
+        super().__init__()
+        self.normalized_shape = _shape(normalized_shape)
+        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+        self._register_affine(self.normalized_shape, weight=True, bias=True)
+
+    def _squash(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.alpha * x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_last_axes(x, self.normalized_shape)
+        y = self._squash(x.to(torch.promote_types(x.dtype, torch.float32)))
+        return self._affine(y, self.normalized_shape).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}"
+
+
+class Derf(DyT):
+    """Dynamic erf, in the place of a norm: weight * erf(alpha * x + shift) + bias.
+
+    As `DyT`, with the error function and one more learned number, a shift that starts at 0.
+    Source: Chen et al. 2025, https://arxiv.org/abs/2512.10938, equation 10.
+    """
+
+    def __init__(self, normalized_shape: int | Sequence[int], alpha: float = 0.5) -> None:
+        super().__init__(normalized_shape, alpha)
+        self.shift = nn.Parameter(torch.tensor(0.0))
+
+    def _squash(self, x: Tensor) -> Tensor:
+        return torch.erf(self.alpha * x + self.shift)
 
 
 class WeightNorm(nn.Module):

@@ -1,4 +1,4 @@
-"""The networks that the chapters study: plain and residual stacks of Linear layers or convolutions.
+"""The networks that the chapters study: plain and residual stacks, and a small transformer.
 
 Everything is a small module with a readable name (`layers.3.linear`, `blocks.3.branch.norm`), so
 that `probes` can say where it measured. No forward here depends on what stands in front of the
@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from nbutils.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from nbutils.layers import BatchNorm, Derf, DyT, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -23,9 +24,10 @@ ACTIVATIONS = {
     "identity": nn.Identity,
     "gelu": nn.GELU,
 }
-NORMS = (None, "batch", "layer", "rms", "group", "instance")
+NORMS = (None, "batch", "layer", "rms", "group", "instance", "dyt", "derf")
 INITS = ("default", "xavier", "he", "orthogonal", "normal")
 RESIDUALS = (None, "identity", "scaled", "rezero", "skipinit", "fixup")
+PLACEMENTS = ("none", "post", "pre", "peri", "deepnorm", "scaled", "rezero")
 GROUPS = 4
 
 
@@ -52,18 +54,19 @@ class Bias(nn.Module):
 
 
 class Residual(nn.Module):
-    """h + scale * branch(h) with a fixed scale. The branch keeps the shape of h."""
+    """skip * h + scale * branch(h) with fixed numbers. The branch keeps the shape of h."""
 
-    def __init__(self, branch: nn.Module, scale: float = 1.0) -> None:
+    def __init__(self, branch: nn.Module, scale: float = 1.0, skip: float = 1.0) -> None:
         super().__init__()
         self.branch = branch
-        self.scale = scale
+        self.scale, self.skip = scale, skip
 
     def forward(self, h: Tensor) -> Tensor:
-        return torch.add(h, self.branch(h), alpha=self.scale)
+        kept = h if self.skip == 1 else self.skip * h
+        return torch.add(kept, self.branch(h), alpha=self.scale)
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale:g}"
+        return f"scale={self.scale:g}, skip={self.skip:g}"
 
 
 def initialize(
@@ -257,12 +260,7 @@ class MLP(_Stack):
         return nn.Linear(fan_in, fan_out, bias)
 
     def _normalize(self, index: int) -> nn.Module | None:
-        if self._norm == "instance":
-            raise ValueError(
-                "norm='instance' averages over positions, and a vector has none: use a CNN, or "
-                "norm='layer' to average over the features."
-            )
-        return _norm(self._norm, self.width, (self.width,))
+        return _norm_of_vectors(self._norm, self.width)
 
 
 class CNN(_Stack):
@@ -300,6 +298,188 @@ class CNN(_Stack):
         self.flatten = nn.Flatten()
 
 
+class Tokens(nn.Module):
+    """Cut vectors (N, T * P) into T tokens (N * T, P); the tokens of an example stay together."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.tokens, -1)).flatten(-3, -2)
+
+    def extra_repr(self) -> str:
+        return f"{self.tokens}"
+
+
+class Positions(nn.Module):
+    """Add a learned vector to each of the T positions; tokens (N * T, C) keep their shape."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(tokens, width) / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.unflatten(-2, (-1, self.weight.shape[-2]))
+        return (tokens + self.weight).flatten(-3, -2)
+
+
+class TokenMean(nn.Module):
+    """The mean over the T tokens of an example: (N * T, C) to (N, C)."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(-2, (-1, self.tokens)).mean(-2)
+
+    def extra_repr(self) -> str:
+        return f"{self.tokens}"
+
+
+class Attention(nn.Module):
+    """Self-attention of the T tokens of an example to each other; (N * T, C) keeps its shape.
+
+    Each of the `heads` sees C / heads of the features: softmax(q k^T / sqrt(C / heads)) v. With
+    qk_norm, RMSNorms of that size act on queries and keys, shared by the heads.
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.
+    """
+
+    def __init__(self, width: int, heads: int, tokens: int, qk_norm: bool = False) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"heads must divide width, got {heads} heads and width {width}.")
+        self.heads, self.tokens = heads, tokens
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
+        self.query_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        def split(features: Tensor, norm: nn.Module) -> Tensor:
+            """(..., N * T, C) to (... * N, heads, T, C / heads): four axes take the fast path."""
+            parts = norm(features.unflatten(-1, (self.heads, -1)).flatten(-3, -2))
+            return parts.reshape(-1, self.tokens, self.heads, parts.shape[-1]).transpose(1, 2)
+
+        query, key = split(self.query(x), self.query_norm), split(self.key(x), self.key_norm)
+        value = split(self.value(x), nn.Identity())
+        y = functional.scaled_dot_product_attention(query, key, value)
+        return self.output(y.transpose(1, 2).reshape(x.shape))
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, tokens={self.tokens}"
+
+
+class Transformer(nn.Sequential):
+    """`depth` blocks of attention and feed-forward network; (N, tokens * inputs) to (N, outputs).
+
+    The tokens of a digit are its rows. A Linear layer and learned positions embed them, and the
+    mean over tokens feeds the head. A block has two sublayers f, attention and Linear - activation
+    - Linear with 4 * width units. Where the norm goes, `placement`:
+    - "none": h + f(h).  "rezero": h + a f(h), where a is learned and starts at 0 (Bachlechner et
+      al. 2020, arXiv:2003.04887). Both leave `norm` out.
+    - "post": norm(h + f(h)) (Vaswani et al. 2017, arXiv:1706.03762).
+    - "pre": h + f(norm(h)), and a last norm before the mean (Xiong et al. 2020, arXiv:2002.04745).
+    - "peri": h + norm(f(norm(h))), and a last norm (Kim et al. 2025, arXiv:2502.02732).
+    - "deepnorm": norm(a h + f(h)) with a = (2 depth)^(1/4); the weights of value, output and
+      feed-forward times (8 depth)^(-1/4) at the start (Wang et al. 2022, arXiv:2203.00555).
+    - "scaled": h + f(norm(h) / sqrt(l)) in block l = 1, 2, ..., and a last norm (Sun et al. 2025,
+      arXiv:2502.05795).
+
+    norm, init and gain as for `MLP`; biases start at 0 unless init="default". Inside, tokens lie
+    along the batch axis, (N * tokens, width). The weights depend on `seed` alone, and the global
+    random number generator does not move.
+    Raises ValueError for an unknown name and where heads does not divide width.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        width: int = 32,
+        *,
+        heads: int = 4,
+        inputs: int = 8,
+        tokens: int = 8,
+        outputs: int = 10,
+        norm: str | None = "layer",
+        placement: str = "pre",
+        activation: str = "gelu",
+        qk_norm: bool = False,
+        init: str = "xavier",
+        gain: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _known("activation", activation, ACTIVATIONS)
+        _known("norm", norm, NORMS)
+        _known("init", init, INITS)
+        _known("placement", placement, PLACEMENTS)
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}.")
+        self.depth, self.width = depth, width
+        self._norm, self._placement = norm, placement
+        edge_rule = {"init": "normal" if init == "he" else init}
+        small = (8 * depth) ** -0.25 if placement == "deepnorm" else 1.0
+
+        with _seeded(seed):
+            self.tokens = Tokens(tokens)
+            self.embedding = nn.Linear(inputs, width)
+            initialize(self.embedding, **edge_rule)
+            self.positions = Positions(tokens, width)
+            self.blocks = nn.Sequential()
+            for index in range(depth):
+                attention = Attention(width, heads, tokens, qk_norm)
+                ffn = _named(
+                    ("up", nn.Linear(width, 4 * width)),
+                    ("activation", ACTIVATIONS[activation]()),
+                    ("down", nn.Linear(4 * width, width)),
+                )
+                for layer in (attention.query, attention.key):
+                    initialize(layer, init, gain)
+                for layer in (attention.value, attention.output, ffn.up, ffn.down):
+                    initialize(layer, init, gain * small)
+                sublayers = (("attention", attention), ("ffn", ffn))
+                parts = ((name, self._sublayer(layer, index)) for name, layer in sublayers)
+                self.blocks.add_module(str(index), _named(*parts))
+            if placement in ("pre", "peri", "scaled") and norm is not None:
+                self.norm = self._normalize()
+            self.mean = TokenMean(tokens)
+            self.head = nn.Linear(width, outputs)
+            initialize(self.head, **edge_rule)
+
+    def _normalize(self) -> nn.Module | None:
+        return _norm_of_vectors(self._norm, self.width)
+
+    def _sublayer(self, layer: nn.Module, index: int) -> nn.Module:
+        """One sublayer of block `index` with its skip and its norm."""
+        place = self._placement
+        if place in ("post", "deepnorm"):
+            skip = (2 * self.depth) ** 0.25 if place == "deepnorm" else 1.0
+            branch = Residual(_named(("layer", layer)), skip=skip)
+            return _named(("residual", branch), ("norm", self._normalize()))
+        normed = place in ("pre", "peri", "scaled")
+        divided = Scale((index + 1) ** -0.5).requires_grad_(False) if place == "scaled" else None
+        return Residual(
+            _named(
+                ("norm", self._normalize() if normed else None),
+                ("divided", divided),
+                ("layer", layer),
+                ("scale", Scale(0.0) if place == "rezero" else None),
+                ("output_norm", self._normalize() if place == "peri" else None),
+            )
+        )
+
+
+def _norm_of_vectors(norm: str | None, channels: int) -> nn.Module | None:
+    if norm == "instance":
+        raise ValueError(
+            "norm='instance' averages over positions, and a vector has none: use a CNN, or "
+            "norm='layer' to average over the features."
+        )
+    return _norm(norm, channels, (channels,))
+
+
 def _norm(norm: str | None, channels: int, shape: tuple[int, ...]) -> nn.Module | None:
     if norm == "batch":
         return BatchNorm(channels)
@@ -307,6 +487,10 @@ def _norm(norm: str | None, channels: int, shape: tuple[int, ...]) -> nn.Module 
         return LayerNorm(shape)
     if norm == "rms":
         return RMSNorm(shape)
+    if norm == "dyt":
+        return DyT(shape)
+    if norm == "derf":
+        return Derf(shape)
     if norm == "group":
         return GroupNorm(GROUPS, channels)
     if norm == "instance":

@@ -6,6 +6,7 @@ Linear layer multiplies M matrices in one call, a convolution has M groups, and 
 the channels. The result is that of M separate training loops; the tests hold the two equal.
 
 Inside, vectors are (M, B, C) and images (B, M * C, H, W), for M networks and batches of B examples.
+The T tokens of an example are vectors too, (M, B * T, C).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from nbutils import layers
 from nbutils.data import minibatches
-from nbutils.networks import Bias, Scale
+from nbutils.networks import Bias, Positions, Scale, TokenMean, Tokens
 
 
 class _Stacked(nn.Module):
@@ -166,7 +167,8 @@ class _GroupNorm(_Stacked):
 class _LayerNorm(_Stacked):
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__(modules)
-        self.eps, self.shape = modules[0].eps, tuple(modules[0].normalized_shape)
+        self.eps = getattr(modules[0], "eps", None)
+        self.shape = tuple(modules[0].normalized_shape)
 
     def standardize(self, x: Tensor) -> Tensor:
         return functional.layer_norm(x, self.shape, eps=self.eps)
@@ -187,6 +189,27 @@ class _LayerNorm(_Stacked):
 class _RMSNorm(_LayerNorm):
     def standardize(self, x: Tensor) -> Tensor:
         return functional.rms_norm(x, self.shape, eps=self.eps)
+
+
+class _DyT(_LayerNorm):
+    def like(self, value: Tensor) -> Tensor:
+        """(M,) to broadcast over vectors (M, B, C) or images (B, M, C, H, W)."""
+        return value.view(-1, *[1] * max(2, len(self.shape)))
+
+    def standardize(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.like(self.alpha) * x)
+
+
+class _Derf(_DyT):
+    def standardize(self, x: Tensor) -> Tensor:
+        return torch.erf(self.like(self.alpha) * x + self.like(self.shift))
+
+
+class _Positions(_Stacked):
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_vectors(x)
+        weight = self.weight.unsqueeze(1)  # (M, 1, T, C)
+        return (x.unflatten(1, (-1, weight.shape[2])) + weight).flatten(1, 2)
 
 
 class _Scalar(_Stacked):
@@ -233,6 +256,9 @@ _STACKED = {
     nn.LayerNorm: _LayerNorm,
     layers.RMSNorm: _RMSNorm,
     nn.RMSNorm: _RMSNorm,
+    layers.DyT: _DyT,
+    layers.Derf: _Derf,
+    Positions: _Positions,
     Scale: _Scale,
     Bias: _Bias,
     nn.Flatten: _Flatten,
@@ -240,6 +266,7 @@ _STACKED = {
 _UNCHANGED = (
     *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
     *(nn.Tanh, nn.Sigmoid, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+    *(Tokens, TokenMean),
 )
 
 
@@ -251,7 +278,8 @@ class Population:
     keeps the modes of its parts, so that a BatchNorm in eval mode stays frozen.
 
     The parts may be Linear, Conv2d, norms (`layers` and `torch.nn`), Scale, Bias, Flatten,
-    activations and pooling, in any containers whose own forward treats every example alike.
+    activations, pooling and the parts of a `networks.Transformer`, in any containers whose own
+    forward treats every example alike.
     Raises TypeError for another part, ValueError if the architectures differ or share parameters.
     """
 

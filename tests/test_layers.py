@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
 
 from nbutils import layers
-from nbutils.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, standardize
+from nbutils.layers import (
+    BatchNorm,
+    Derf,
+    DyT,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    RMSNorm,
+    standardize,
+)
 
 Factory = Callable[..., nn.Module]
 
@@ -318,6 +327,31 @@ def test_instancenorm_needs_two_positions(tracked):
     assert str(ours.value) == str(theirs.value)
 
 
+# DyT and Derf: PyTorch has none to compare with.
+
+
+@pytest.mark.parametrize(("kind", "squash"), [(DyT, torch.tanh), (Derf, torch.erf)])
+@pytest.mark.parametrize(("sizes", "shape"), [(6, (2, 3, 6)), ((4, 6), (3, 4, 6))])
+def test_elementwise(kind, squash, sizes, shape):
+    x = normal(*shape, dtype=torch.float64)
+    layer = kind(sizes).double()
+    assert layer.alpha.item() == 0.5
+    close(layer(x), squash(x / 2))  # as it starts
+    randomize(layer)
+    shift = layer.shift if kind is Derf else 0.0
+    close(layer(x), layer.weight * squash(layer.alpha * x + shift) + layer.bias)
+    assert torch.autograd.gradcheck(layer, (x.requires_grad_(),))
+    layer(x).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in layer.parameters())
+    names = ["alpha", "weight", "bias"] + ["shift"] * (kind is Derf)
+    assert sorted(layer.state_dict()) == sorted(names)
+    for dtype in (torch.float16, torch.bfloat16):
+        half = normal(*shape).to(dtype)
+        single = layer.float()
+        assert single(half).equal(single(half.float()).to(dtype))
+        assert copy.deepcopy(layer).to(dtype)(half).dtype == dtype
+
+
 # Any shape. In float64, so that the comparison is strict where the statistics are ill-conditioned.
 
 sizes = st.integers(1, 5)
@@ -403,6 +437,8 @@ def test_standardize(shape, data):
         (lambda: LayerNorm((2, 6)), normal(6), ValueError, r"last 2 axes are \(2, 6\)"),
         (lambda: RMSNorm(6), normal(2, 5), ValueError, "RMSNorm expects"),
         (lambda: RMSNorm(6), torch.ones(2, 6).int(), TypeError, "floating point"),
+        (lambda: DyT(6), normal(2, 5), ValueError, r"DyT expects.*\(6,\), got shape \(2, 5\)"),
+        (lambda: Derf(6), normal(2, 6).double(), TypeError, "Derf has torch.float32 parameters"),
         (lambda: GroupNorm(4, 6), None, ValueError, "6 channels and 4 groups"),
         (lambda: GroupNorm(0, 6), None, ValueError, "num_groups must be at least 1, got 0"),
         (lambda: BatchNorm(0), None, ValueError, "num_features must be at least 1"),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from nbutils import layers, population
 from nbutils.data import digits, minibatches
-from nbutils.networks import CNN, MLP, NORMS, RESIDUALS, Bias, Scale
+from nbutils.networks import CNN, MLP, NORMS, PLACEMENTS, RESIDUALS, Bias, Scale, Transformer
 from nbutils.population import Population, evaluate, train
 
 VECTORS = digits()
@@ -116,6 +116,14 @@ def ids(value: object) -> str | None:
 def test_equals_the_loop(kind, data, residual, norm):
     nets = [kind(2, 16, residual=residual, norm=norm, init="he", seed=s) for s in range(3)]
     check_equal(nets, data, steps=3, batch_size=16)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("norm", ["layer", "rms", "dyt", "derf", "batch", None])
+def test_transformer_equals_the_loop(placement, norm):
+    options = {"norm": norm, "placement": placement, "qk_norm": norm == "rms"}
+    nets = [Transformer(2, 8, heads=2, seed=s, **options).double() for s in range(3)]
+    check_equal(nets, VECTORS, steps=4, batch_size=16, tolerance=1e-9)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -495,4 +503,5 @@ def test_module_level_names():
     """Every stacked kind is tested above: a new one must be added there."""
     kinds = {type(module) for module in other_net(0).modules()}
     kinds |= {type(m) for n in NORMS for m in CNN(2, norm=n).modules()}
+    kinds |= {type(m) for m in Transformer(1).modules()}
     assert set(population._STACKED) <= kinds

@@ -32,6 +32,7 @@ MODULES = (
     "evidence",
     "exercises",
     "explorables",
+    "conventions",
 )
 LARGEST_FILE = 200_000  # bytes
 SHORTEST_ALT = 40  # characters

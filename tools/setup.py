@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ".[book,lab,test,lint]"
+EXTRAS = ".[book,lab,test,lint,frameworks]"
 NO_NETWORK = re.compile(
     r"NewConnectionError|Name or service not known|Temporary failure in name resolution|"
     r"getaddrinfo failed|Connection refused|timed out|Network is unreachable|No route to host"
@@ -79,7 +79,7 @@ def explain(step: str, output: str) -> SetupError:
     if NO_NETWORK.search(output):
         remedy = "The package index cannot be reached: check the network, then run make again."
     elif "No space left on device" in output:
-        remedy = "The disk is full: the environment needs about 2 GB."
+        remedy = "The disk is full: the environment needs about 3 GB."
     elif "No matching distribution" in output or "Could not find a version" in output:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         remedy = (
