@@ -159,6 +159,15 @@ def test_editing_nbutils_executes_all_chapters(book):
     assert len(list((book / "_build/executed").iterdir())) == 1  # the older results are gone
 
 
+def test_editing_the_look_changes_the_built_book(book):
+    script = book / "book/_static/book.js"
+    script.write_text(script.read_text(encoding="utf-8") + "// a new line\n", encoding="utf-8")
+    build = Build(book)
+    assert build.status == 0, build.said
+    assert build.executed == set()
+    assert "// a new line" in (book / "_build/html/_static/book.js").read_text(encoding="utf-8")
+
+
 def test_chapter_that_raises_is_refused_with_its_cell(book):
     chapter(book / "notebooks/02-sea.ipynb", "Is the sea wet?", "1 + 1", "wet = 1 / 0  # the cell")
     Build(book).refused("notebooks/02-sea.ipynb", "1 / 0  # the cell", "ZeroDivisionError")

@@ -1,13 +1,16 @@
 // A formula that is wider than the page scrolls inside itself; let the keyboard reach it, too.
-const reachFormulas = () => {
-  // One with a number stands in a div that scrolls, one without scrolls in MathJax's own container.
-  for (const formula of document.querySelectorAll("article div.math, article mjx-container[display]")) {
-    if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
-    else formula.removeAttribute("tabindex");
-  }
+const reachFormula = (formula) => {
+  if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
+  else formula.removeAttribute("tabindex");
 };
 window.addEventListener("load", async () => {
   await window.MathJax?.startup?.promise;
-  reachFormulas();
-  window.addEventListener("resize", reachFormulas);
+  // Fonts that arrive late and windows that change size both change what fits.
+  const watch = new ResizeObserver((changes) => {
+    for (const { target } of changes) reachFormula(target.closest("div.math"));
+  });
+  for (const formula of document.querySelectorAll("article div.math")) {
+    reachFormula(formula);
+    for (const part of [formula, ...formula.children]) watch.observe(part);
+  }
 });

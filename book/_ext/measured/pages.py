@@ -7,6 +7,7 @@ become CSS masks, cut from the script's own data.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from urllib.parse import quote
 import pydata_sphinx_theme
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
@@ -216,7 +218,21 @@ def forget_after_warnings(app: Sphinx, error: Exception | None) -> None:
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
 
 
+def notice_the_look(app: Sphinx, config: Config) -> None:
+    """Let a changed style sheet, script or template count as a changed setting.
+
+    Sphinx copies static files only when it writes a page, and it would write none.
+    """
+    digest = hashlib.sha256()
+    for folder in (*config.html_static_path, *config.templates_path):
+        for path in sorted(filter(Path.is_file, (Path(app.srcdir) / folder).rglob("*"))):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    config.measured_look = digest.hexdigest()
+
+
 def setup(app: Sphinx) -> None:
+    app.add_config_value("measured_look", "", "html", str)
+    app.connect("config-inited", notice_the_look)
     app.add_css_file("icons.css")
     app.connect("doctree-resolved", refuse_empty)
     app.connect("build-finished", lighten)
