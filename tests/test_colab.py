@@ -1,4 +1,4 @@
-"""Every chapter runs in a simulated Colab: shifted seeds, an empty folder, only the notebook."""
+"""nbval runs every chapter in a simulated Colab: shifted seeds, an empty folder, only the notebook."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_chapter_runs_in_colab_and_keeps_its_verdicts_under_other_seeds(notebook):
     done = colab.run(notebook, NBUTILS_SOURCE=str(ROOT), NBUTILS_SEED="1")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout
 
 
 def setup_notebook(folder: Path) -> Path:
@@ -30,10 +30,10 @@ def setup_notebook(folder: Path) -> Path:
 def test_missing_nbutils_is_told_in_one_sentence(tmp_path):
     done = colab.run(setup_notebook(tmp_path))
     assert done.returncode != 0
-    assert "This chapter needs the package nbutils: run `pip install -e .`" in done.stderr
+    assert "This chapter needs the package nbutils: run `pip install -e .`" in done.stdout
 
 
 def test_source_that_cannot_be_installed_fails(tmp_path):
     done = colab.run(setup_notebook(tmp_path), NBUTILS_SOURCE=str(tmp_path / "nowhere"))
     assert done.returncode != 0
-    assert "CalledProcessError" in done.stderr
+    assert "CalledProcessError" in done.stdout

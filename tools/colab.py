@@ -1,4 +1,4 @@
-"""Execute a chapter as Colab would: Colab's packages, an empty folder, only the notebook.
+"""Execute a chapter with nbval as Colab would: Colab's packages, an empty folder, only the notebook.
 
 Usage: python tools/colab.py --prepare | notebooks/01-….ipynb
 
@@ -25,14 +25,14 @@ CONSTRAINTS = "tests/colab-constraints.txt"
 # What Colab has installed and the chapters use, and what runs a notebook.
 PACKAGES = (
     "torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "scikit-learn", "tqdm",
-    "ipython", "pyyaml", "ipywidgets", "ipykernel", "nbclient",
+    "ipython", "pyyaml", "ipywidgets", "ipykernel",
 )  # fmt: skip
-EXECUTE = """
-import sys, nbformat
-from nbclient import NotebookClient
-notebook = nbformat.read(sys.argv[1], 4)
-NotebookClient(notebook, timeout=600, kernel_name="colab").execute()
-"""
+# nbval, with a kernel that lives in the other environment. The settings of this project's own pytest
+# are not for it.
+NBVAL = (
+    "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", "-p", "no:xdist",
+    "--nbval-lax", "--nbval-kernel-name", "colab", "--nbval-cell-timeout", "600", "-q", "-x",
+)  # fmt: skip
 
 
 def base() -> Path:
@@ -89,14 +89,14 @@ def prepare(folder: Path) -> dict[str, str]:
 
 
 def run(notebook: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Execute a notebook under the given environment variables; stderr tells why it failed."""
+    """Execute a notebook under the given environment variables; stdout tells why it failed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environment = {**prepare(folder), **variables}
         content = folder / "content"
         content.mkdir()
         shutil.copy(notebook, content)
-        command = [setup.python_of(folder / "venv"), "-c", EXECUTE, notebook.name]
+        command = [sys.executable, *NBVAL, notebook.name]
         return subprocess.run(command, cwd=content, env=environment, capture_output=True, text=True)
 
 
@@ -109,7 +109,7 @@ def main() -> None:
         return
     done = run(Path(sys.argv[1]), NBUTILS_SOURCE=str(ROOT))
     if done.returncode:
-        sys.exit(done.stderr)
+        sys.exit(done.stdout)
     print(f"{sys.argv[1]} runs in the simulated Colab.")
 
 
