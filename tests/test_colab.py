@@ -1,4 +1,4 @@
-"""nbval runs every chapter in a simulated Colab: shifted seeds, an empty folder, only the notebook."""
+"""nbval runs every chapter in a simulated Colab: an empty folder, other seeds, no nbutils."""
 
 from __future__ import annotations
 

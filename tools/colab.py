@@ -1,4 +1,4 @@
-"""Execute a chapter with nbval as Colab would: Colab's packages, an empty folder, only the notebook.
+"""Let nbval execute a chapter as in Colab: its packages, an empty folder, only the notebook.
 
 Usage: python tools/colab.py --prepare | notebooks/01-….ipynb
 
@@ -27,7 +27,7 @@ PACKAGES = (
     "torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "scikit-learn", "tqdm",
     "ipython", "pyyaml", "ipywidgets", "ipykernel",
 )  # fmt: skip
-# nbval, with a kernel that lives in the other environment. The settings of this project's own pytest
+# nbval, with a kernel that lives in the other environment. This project's own settings of pytest
 # are not for it.
 NBVAL = (
     "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-p", "no:cacheprovider", "-p", "no:xdist",
