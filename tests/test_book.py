@@ -182,6 +182,15 @@ def test_page_does_not_scroll_sideways(seen):
     assert seen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_wide_formulas_show_their_beginning(seen):
+    hidden = seen.page.evaluate("""() =>
+        [...document.querySelectorAll("article div.math mjx-math > *")].filter((e) =>
+            e.getBoundingClientRect().left < e.closest("div.math").getBoundingClientRect().left - 1
+        ).map((e) => e.closest("div.math").textContent)
+    """)
+    assert hidden == []
+
+
 def test_images_have_a_text_that_is_no_file_name(seen):
     for image in seen.page.locator("article img").all():
         alt = image.get_attribute("alt") or ""

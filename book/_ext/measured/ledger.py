@@ -233,11 +233,11 @@ def label(verdict: str) -> str:
 
 
 def title_of(path: Path) -> str:
-    """The first heading of a notebook."""
+    """The first heading of a notebook, as plain text."""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         for line in "".join(cell["source"]).splitlines():
             if cell["cell_type"] == "markdown" and line.startswith("# "):
-                return line.removeprefix("# ").strip()
+                return line.removeprefix("# ").replace("`", "").strip()
     return path.stem
 
 
