@@ -16,7 +16,7 @@ endif
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lab serve times bench address lint format clean distclean
+.PHONY: help setup book test browser colab lab serve times bench address lint format clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' \
@@ -33,9 +33,14 @@ book: $(STAMP) ## execute the chapters and build the HTML
 	@$(BIN)/python tools/build.py
 
 test: $(STAMP) ## run all tests
-	@$(BIN)/python tools/browser.py
-	@$(BIN)/python tools/colab.py --prepare
+	@$(MAKE) --no-print-directory -j 2 browser colab
 	@$(BIN)/python -m pytest $(PYTEST)
+
+browser: $(STAMP)
+	@$(BIN)/python tools/browser.py
+
+colab: $(STAMP)
+	@$(BIN)/python tools/colab.py --prepare
 
 lab: $(STAMP) ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
