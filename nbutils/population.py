@@ -114,7 +114,7 @@ class _BatchNorm(_Stacked):
     def forward(self, x: Tensor) -> Tensor:
         momentum = self.momentum
         if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
             if momentum is None:
                 momentum = 1 / self.num_batches_tracked[0].item()
         y = functional.batch_norm(
