@@ -33,6 +33,7 @@ QUESTIONS = {
         "mistakes": [
             (lambda A, d: 1 / A, "the mean square is over all d channels: only one of them is A."),
             (lambda A, d: d / (A**2 + d - 1), "that is the factor on the square."),
+            (lambda A, d: math.sqrt((A**2 + d - 1) / d), "that is what it divides by; give its inverse."),
             (lambda A, d: math.sqrt(d) / A, "that is the limit of large A; the other channels count as well."),
         ],
         "cases": [(10.0, 64), (3.0, 16)],

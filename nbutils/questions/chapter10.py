@@ -47,6 +47,8 @@ QUESTIONS = {
         "right": math.sqrt(391 / 97),
         "mistakes": [
             (4, "n grows fourfold, the noise falls with its root."),
+            (2, "equation 10.1 has n − 1 below the root: 391 and 97."),
+            (math.sqrt(97 / 391), "that is what is left of the noise; give its inverse."),
             (math.sqrt(7), "do not forget the 49 positions: n grows from 98 to 392."),
         ],
         "rel": 1e-3,
