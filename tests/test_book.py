@@ -47,9 +47,17 @@ AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"
 # All of WCAG 2.2 A and AA, and axe's best practices; also label-content-name-mismatch, which is off
 # unless its tag is asked for. `preload` would fetch the theme's style sheets from a wrong folder.
 EVERYTHING = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-# In the dark a page is the same but for its colours.
-RULES = dict.fromkeys(MODES, EVERYTHING) | {"dark": ["color-contrast", "link-in-text-block"]}
-RUN_AXE = """(runOnly) => axe.run({ preload: false, runOnly }).then((found) => found.violations.map(
+# In the dark only the colours differ, and on a phone only they do not.
+COLOURS = ["color-contrast", "link-in-text-block"]
+RULES = {
+    "light": {"runOnly": EVERYTHING},
+    "dark": {"runOnly": COLOURS},
+    "phone": {"runOnly": EVERYTHING, "rules": {rule: {"enabled": False} for rule in COLOURS}},
+}
+RUN_AXE = """(options) => axe.run({
+  preload: false,
+  ...options,
+}).then((found) => found.violations.map(
   (v) => `${v.id} (${v.impact}): ${v.nodes.map((n) => n.html.slice(0, 200)).join("\\n    ")}`
 ))"""
 
