@@ -55,7 +55,7 @@ QUESTIONS = {
             (lambda x: _standardize(x, 0), "that has a mean for each feature *and position*; average over the positions too."),
             (lambda x: _standardize(x, (0, 1), correction=1), "BatchNorm divides by the variance with n: correction=0."),
         ],
-        "cases": [(2 * _draw(4, 3, 5) + 1,), (_draw(2, 6, 3),)],
+        "cases": [(2 * _draw(4, 3, 5).float() + 1,), (_draw(2, 6, 3).float(),)],
     },
     "3.4": {
         "right": torch.tensor([2.0, -3.0]),

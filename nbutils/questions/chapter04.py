@@ -7,7 +7,7 @@ import torch
 
 def _maps() -> torch.Tensor:
     """A batch of feature maps, (N, C, H, W) = (2, 3, 2, 3), the same at every call."""
-    return torch.randn(2, 3, 2, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    return torch.randn(2, 3, 2, 3, generator=torch.Generator().manual_seed(4))
 
 
 QUESTIONS = {
