@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from nbutils import layers
 from nbutils.data import minibatches
-from nbutils.networks import Bias, Positions, Scale, TokenMean, Tokens
+from nbutils.networks import Bias, Scale
+from nbutils.transformer import Positions, TokenMean, Tokens
 
 
 class _Stacked(nn.Module):
@@ -278,7 +279,7 @@ class Population:
     keeps the modes of its parts, so that a BatchNorm in eval mode stays frozen.
 
     The parts may be Linear, Conv2d, norms (`layers` and `torch.nn`), Scale, Bias, Flatten,
-    activations, pooling and the parts of a `networks.Transformer`, in any containers whose own
+    activations, pooling and the parts of a `transformer.Transformer`, in any containers whose own
     forward treats every example alike.
     Raises TypeError for another part, ValueError if the architectures differ or share parameters.
     """

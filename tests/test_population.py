@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from nbutils import layers, population
 from nbutils.data import digits, minibatches
-from nbutils.networks import CNN, MLP, NORMS, PLACEMENTS, RESIDUALS, Bias, Scale, Transformer
+from nbutils.networks import CNN, MLP, NORMS, RESIDUALS, Bias, Scale
+from nbutils.transformer import PLACEMENTS, Transformer
 from nbutils.population import Population, evaluate, train
 
 VECTORS = digits()
