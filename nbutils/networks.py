@@ -1,19 +1,18 @@
-"""The networks that the chapters study: plain and residual stacks, and a small transformer.
+"""The networks that the chapters study: plain and residual stacks. Chapter 02 builds the first.
 
 Everything is a small module with a readable name (`layers.3.linear`, `blocks.3.branch.norm`), so
 that `probes` can say where it measured. No forward here depends on what stands in front of the
-features: `population` runs the same code with a model axis.
+features: `population` runs the same code with a model axis. The transformer is in `transformer`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nbutils.layers import BatchNorm, Derf, DyT, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
@@ -24,11 +23,22 @@ ACTIVATIONS = {
     "identity": nn.Identity,
     "gelu": nn.GELU,
 }
-NORMS = (None, "batch", "layer", "rms", "group", "instance", "dyt", "derf")
 INITS = ("default", "xavier", "he", "orthogonal", "normal")
 RESIDUALS = (None, "identity", "scaled", "rezero", "skipinit", "fixup")
-PLACEMENTS = ("none", "post", "pre", "peri", "deepnorm", "scaled", "rezero")
 GROUPS = 4
+
+# A name, and the module for so many channels in an input (N, *shape). A norm is added here.
+NORMS: dict[str | None, Callable[[int, tuple[int, ...]], nn.Module | None]] = {
+    None: lambda channels, shape: None,
+    "batch": lambda channels, shape: BatchNorm(channels),
+    "layer": lambda channels, shape: LayerNorm(shape),
+    "rms": lambda channels, shape: RMSNorm(shape),
+    "group": lambda channels, shape: GroupNorm(GROUPS, channels),
+    "instance": lambda channels, shape: InstanceNorm(channels),
+    "dyt": lambda channels, shape: DyT(shape),
+    "derf": lambda channels, shape: Derf(shape),
+}
+Norm = str | Callable[[int], nn.Module] | None
 
 
 class Scale(nn.Module):
@@ -84,7 +94,7 @@ def initialize(
     "default" keeps PyTorch's bias there.
     Raises ValueError for an unknown rule.
     """
-    _known("init", init, INITS)
+    check_known("init", init, INITS)
     fan_in = layer.weight[0].numel()
     with torch.no_grad():
         if init == "xavier":
@@ -109,7 +119,7 @@ class _Stack(nn.Module):
         inputs: int = 64,
         outputs: int = 10,
         activation: str = "relu",
-        norm: str | None = None,
+        norm: Norm = None,
         init: str = "default",
         gain: float = 1.0,
         bias_std: float = 0.0,
@@ -117,10 +127,10 @@ class _Stack(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _known("activation", activation, ACTIVATIONS)
-        _known("norm", norm, NORMS)
-        _known("init", init, INITS)
-        _known("residual", residual, RESIDUALS)
+        check_known("activation", activation, ACTIVATIONS)
+        check_norm(norm)
+        check_known("init", init, INITS)
+        check_known("residual", residual, RESIDUALS)
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
         if residual == "fixup" and (depth % 2 or norm is not None):
@@ -136,7 +146,7 @@ class _Stack(nn.Module):
         # He's factor 2 pays for a ReLU; the stem has none before it, the head none behind.
         self._edge_rule = {"init": "normal" if init == "he" else init}
 
-        with _seeded(seed):
+        with seeded(seed):
             if residual is None:
                 self.layers = self._plain(inputs)
             else:
@@ -164,7 +174,7 @@ class _Stack(nn.Module):
         for index in range(self.depth):
             layer = self._layer(inputs if index == 0 else self.width, self.width, self._bias)
             initialize(layer, **self._rule)
-            parts = _named(
+            parts = named(
                 (self.layer_name, layer),
                 ("norm", self._normalize(index)),
                 ("activation", self._activation()),
@@ -189,7 +199,7 @@ class _Stack(nn.Module):
         layer = self._layer(self.width, self.width, self._bias)
         initialize(layer, **self._rule)
         learned = self._residual in ("rezero", "skipinit")
-        return _named(
+        return named(
             ("norm", self._normalize(index)),
             ("activation", self._activation()),
             (self.layer_name, layer),
@@ -204,7 +214,7 @@ class _Stack(nn.Module):
         with torch.no_grad():
             first.weight.mul_(branches**-0.5)  # L^(-1 / (2 m - 2)) with m = 2 layers per branch
             last.weight.zero_()
-        return _named(
+        return named(
             ("bias1", Bias()),
             ("activation1", self._activation()),
             ("bias2", Bias()),
@@ -248,10 +258,13 @@ class MLP(_Stack):
       (Zhang, Dauphin & Ma 2019, arXiv:1901.09321). depth counts Linear layers: it must be even.
 
     Initialization: see `initialize`. gain and bias_std act on the hidden layers. Stem and head take
-    the same rule with gain 1, bias 0 and without He's factor 2. norm="group" uses 4 groups. With
-    norm="batch", which would subtract it, hidden layers have no bias. The weights depend on `seed`
-    alone, and the global random number generator does not move.
-    Raises ValueError for an unknown name and for a combination that makes no sense.
+    the same rule with gain 1, bias 0 and without He's factor 2. norm: a name of `NORMS`, or a
+    function of the number of channels that returns a module, such as nn.BatchNorm1d. "group" uses
+    4 groups. With norm="batch", which would subtract it, hidden layers have no bias; with a
+    function they keep it. The weights depend on `seed` alone, and the global random number
+    generator does not move.
+    Raises ValueError for an unknown name and for a combination that makes no sense, TypeError for a
+    norm that is, or returns, something else.
     """
 
     layer_name = "linear"
@@ -260,7 +273,7 @@ class MLP(_Stack):
         return nn.Linear(fan_in, fan_out, bias)
 
     def _normalize(self, index: int) -> nn.Module | None:
-        return _norm_of_vectors(self._norm, self.width)
+        return build_norm(self._norm, self.width, (self.width,))
 
 
 class CNN(_Stack):
@@ -287,7 +300,7 @@ class CNN(_Stack):
 
     def _normalize(self, index: int) -> nn.Module | None:
         size = self._size if index < self._large_layers() else self._size // 2
-        return _norm(self._norm, self.width, (self.width, size, size))
+        return build_norm(self._norm, self.width, (self.width, size, size))
 
     def _pool_after(self, index: int, stack: nn.Sequential) -> None:
         if index + 1 == self._large_layers():
@@ -298,219 +311,51 @@ class CNN(_Stack):
         self.flatten = nn.Flatten()
 
 
-class Tokens(nn.Module):
-    """Cut vectors (N, T * P) into T tokens (N * T, P); the tokens of an example stay together."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__()
-        self.tokens = tokens
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.tokens, -1)).flatten(-3, -2)
-
-    def extra_repr(self) -> str:
-        return f"{self.tokens}"
-
-
-class Positions(nn.Module):
-    """Add a learned vector to each of the T positions; tokens (N * T, C) keep their shape."""
-
-    def __init__(self, tokens: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(tokens, width) / 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.unflatten(-2, (-1, self.weight.shape[-2]))
-        return (tokens + self.weight).flatten(-3, -2)
-
-
-class TokenMean(nn.Module):
-    """The mean over the T tokens of an example: (N * T, C) to (N, C)."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__()
-        self.tokens = tokens
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(-2, (-1, self.tokens)).mean(-2)
-
-    def extra_repr(self) -> str:
-        return f"{self.tokens}"
-
-
-class Attention(nn.Module):
-    """Self-attention of the T tokens of an example to each other; (N * T, C) keeps its shape.
-
-    Each of the `heads` sees C / heads of the features: softmax(q k^T / sqrt(C / heads)) v. With
-    qk_norm, RMSNorms of that size act on queries and keys, shared by the heads.
-    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2.
-    """
-
-    def __init__(self, width: int, heads: int, tokens: int, qk_norm: bool = False) -> None:
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"heads must divide width, got {heads} heads and width {width}.")
-        self.heads, self.tokens = heads, tokens
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
-        self.query_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        def split(features: Tensor, norm: nn.Module) -> Tensor:
-            """(..., N * T, C) to (... * N, heads, T, C / heads): four axes take the fast path."""
-            parts = norm(features.unflatten(-1, (self.heads, -1)).flatten(-3, -2))
-            return parts.reshape(-1, self.tokens, self.heads, parts.shape[-1]).transpose(1, 2)
-
-        query, key = split(self.query(x), self.query_norm), split(self.key(x), self.key_norm)
-        value = split(self.value(x), nn.Identity())
-        y = functional.scaled_dot_product_attention(query, key, value)
-        return self.output(y.transpose(1, 2).reshape(x.shape))
-
-    def extra_repr(self) -> str:
-        return f"heads={self.heads}, tokens={self.tokens}"
-
-
-class Transformer(nn.Sequential):
-    """`depth` blocks of attention and feed-forward network; (N, tokens * inputs) to (N, outputs).
-
-    The tokens of a digit are its rows. A Linear layer and learned positions embed them, and the
-    mean over tokens feeds the head. A block has two sublayers f, attention and Linear - activation
-    - Linear with 4 * width units. Where the norm goes, `placement`:
-    - "none": h + f(h).  "rezero": h + a f(h), where a is learned and starts at 0 (Bachlechner et
-      al. 2020, arXiv:2003.04887). Both leave `norm` out.
-    - "post": norm(h + f(h)) (Vaswani et al. 2017, arXiv:1706.03762).
-    - "pre": h + f(norm(h)), and a last norm before the mean (Xiong et al. 2020, arXiv:2002.04745).
-    - "peri": h + norm(f(norm(h))), and a last norm (Kim et al. 2025, arXiv:2502.02732).
-    - "deepnorm": norm(a h + f(h)) with a = (2 depth)^(1/4); the weights of value, output and
-      feed-forward times (8 depth)^(-1/4) at the start (Wang et al. 2022, arXiv:2203.00555).
-    - "scaled": h + f(norm(h) / sqrt(l)) in block l = 1, 2, ..., and a last norm (Sun et al. 2025,
-      arXiv:2502.05795).
-
-    norm, init and gain as for `MLP`; biases start at 0 unless init="default". Inside, tokens lie
-    along the batch axis, (N * tokens, width). The weights depend on `seed` alone, and the global
-    random number generator does not move.
-    Raises ValueError for an unknown name and where heads does not divide width.
-    """
-
-    def __init__(
-        self,
-        depth: int,
-        width: int = 32,
-        *,
-        heads: int = 4,
-        inputs: int = 8,
-        tokens: int = 8,
-        outputs: int = 10,
-        norm: str | None = "layer",
-        placement: str = "pre",
-        activation: str = "gelu",
-        qk_norm: bool = False,
-        init: str = "xavier",
-        gain: float = 1.0,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        _known("activation", activation, ACTIVATIONS)
-        _known("norm", norm, NORMS)
-        _known("init", init, INITS)
-        _known("placement", placement, PLACEMENTS)
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}.")
-        self.depth, self.width = depth, width
-        self._norm, self._placement = norm, placement
-        edge_rule = {"init": "normal" if init == "he" else init}
-        small = (8 * depth) ** -0.25 if placement == "deepnorm" else 1.0
-
-        with _seeded(seed):
-            self.tokens = Tokens(tokens)
-            self.embedding = nn.Linear(inputs, width)
-            initialize(self.embedding, **edge_rule)
-            self.positions = Positions(tokens, width)
-            self.blocks = nn.Sequential()
-            for index in range(depth):
-                attention = Attention(width, heads, tokens, qk_norm)
-                ffn = _named(
-                    ("up", nn.Linear(width, 4 * width)),
-                    ("activation", ACTIVATIONS[activation]()),
-                    ("down", nn.Linear(4 * width, width)),
-                )
-                for layer in (attention.query, attention.key):
-                    initialize(layer, init, gain)
-                for layer in (attention.value, attention.output, ffn.up, ffn.down):
-                    initialize(layer, init, gain * small)
-                sublayers = (("attention", attention), ("ffn", ffn))
-                parts = ((name, self._sublayer(layer, index)) for name, layer in sublayers)
-                self.blocks.add_module(str(index), _named(*parts))
-            if placement in ("pre", "peri", "scaled") and norm is not None:
-                self.norm = self._normalize()
-            self.mean = TokenMean(tokens)
-            self.head = nn.Linear(width, outputs)
-            initialize(self.head, **edge_rule)
-
-    def _normalize(self) -> nn.Module | None:
-        return _norm_of_vectors(self._norm, self.width)
-
-    def _sublayer(self, layer: nn.Module, index: int) -> nn.Module:
-        """One sublayer of block `index` with its skip and its norm."""
-        place = self._placement
-        if place in ("post", "deepnorm"):
-            skip = (2 * self.depth) ** 0.25 if place == "deepnorm" else 1.0
-            branch = Residual(_named(("layer", layer)), skip=skip)
-            return _named(("residual", branch), ("norm", self._normalize()))
-        normed = place in ("pre", "peri", "scaled")
-        divided = Scale((index + 1) ** -0.5).requires_grad_(False) if place == "scaled" else None
-        return Residual(
-            _named(
-                ("norm", self._normalize() if normed else None),
-                ("divided", divided),
-                ("layer", layer),
-                ("scale", Scale(0.0) if place == "rezero" else None),
-                ("output_norm", self._normalize() if place == "peri" else None),
-            )
+def check_norm(norm: Norm) -> None:
+    """Raise TypeError for a module, ValueError for an unknown name; a function is called later."""
+    if isinstance(norm, nn.Module):
+        raise TypeError(
+            f"norm takes a name or a function of the number of channels, got a module, {norm}: "
+            "every layer needs one of its own, such as norm=lambda channels: MyNorm(channels)."
         )
+    if not callable(norm):
+        check_known("norm", norm, NORMS)
 
 
-def _norm_of_vectors(norm: str | None, channels: int) -> nn.Module | None:
-    if norm == "instance":
+def build_norm(norm: Norm, channels: int, shape: tuple[int, ...]) -> nn.Module | None:
+    """A new norm for inputs (N, *shape), by its name or by the function; None for norm=None.
+
+    Raises TypeError where the function returns no module, ValueError for InstanceNorm of vectors.
+    """
+    if callable(norm):
+        module = norm(channels)
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"norm({channels}) must return an nn.Module, such as nn.BatchNorm1d({channels}), "
+                f"got {type(module).__name__}."
+            )
+        return module
+    if norm == "instance" and len(shape) == 1:
         raise ValueError(
             "norm='instance' averages over positions, and a vector has none: use a CNN, or "
             "norm='layer' to average over the features."
         )
-    return _norm(norm, channels, (channels,))
+    return NORMS[norm](channels, shape)
 
 
-def _norm(norm: str | None, channels: int, shape: tuple[int, ...]) -> nn.Module | None:
-    if norm == "batch":
-        return BatchNorm(channels)
-    if norm == "layer":
-        return LayerNorm(shape)
-    if norm == "rms":
-        return RMSNorm(shape)
-    if norm == "dyt":
-        return DyT(shape)
-    if norm == "derf":
-        return Derf(shape)
-    if norm == "group":
-        return GroupNorm(GROUPS, channels)
-    if norm == "instance":
-        return InstanceNorm(channels)
-    return None
-
-
-def _named(*parts: tuple[str, nn.Module | None]) -> nn.Sequential:
+def named(*parts: tuple[str, nn.Module | None]) -> nn.Sequential:
     """A Sequential of the parts that exist."""
     return nn.Sequential(OrderedDict((name, part) for name, part in parts if part is not None))
 
 
-def _known(argument: str, value: str | None, known: object) -> None:
+def check_known(argument: str, value: str | None, known: object) -> None:
     if value not in known:
         names = ", ".join(repr(name) for name in known)
         raise ValueError(f"unknown {argument} {value!r}; known: {names}.")
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Draw from `seed` inside the block; PyTorch's own generator is put back afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

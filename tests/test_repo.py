@@ -25,6 +25,7 @@ MODULES = (
     "data",
     "layers",
     "networks",
+    "transformer",
     "population",
     "probes",
     "diagnosis",
