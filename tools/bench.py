@@ -62,6 +62,10 @@ def with_torch_norms(net: nn.Module) -> nn.Module:
     return net
 
 
+class Foreign(nn.BatchNorm1d):
+    """A reader's norm: population does not know it, and maps it."""
+
+
 def bench_population(
     name: str, build: Callable[[int], nn.Module], images: bool, steps: int = 50, networks: int = 16
 ) -> None:
@@ -75,6 +79,26 @@ def bench_population(
     )
     per_loop, per_population = looped / steps, trained / steps / networks
     row(f"{name}, a network-step", "loop", "population", per_loop, per_population)
+
+
+def bench_call(depth: int = 10, networks: int = 16) -> None:
+    """What a call costs before its first step, beside a step."""
+    x, y, _, _ = digits()
+    nets = [MLP(depth, norm="batch", seed=seed) for seed in range(networks)]
+
+    def run(steps: int) -> None:
+        train(
+            nets, x, y, steps=steps, batch_size=32, lr=1e-3, seeds=range(networks), progress=False
+        )
+
+    fixed, longer = side_by_side(lambda: run(0), lambda: run(20))
+    row(
+        f"a call for {networks} MLPs of depth {depth}",
+        "fixed",
+        "a step",
+        fixed,
+        (longer - fixed) / 20,
+    )
 
 
 def bench_probe(name: str, net: nn.Module) -> None:
@@ -112,6 +136,12 @@ def main() -> None:
         lambda seed: CNN(4, 8, norm="batch", seed=seed),
         images=True,
     )
+    bench_population(
+        "training MLP depth 30 width 32, a reader's BatchNorm",
+        lambda seed: MLP(30, norm=Foreign, seed=seed),
+        images=False,
+    )
+    bench_call()
     bench_probe("MLP depth 30 width 32, BatchNorm", MLP(30, norm="batch"))
     bench_probe("MLP depth 30 width 256", MLP(30, 256))
     bench_layer(layers.BatchNorm(256), nn.BatchNorm1d(256), 64, 256)

@@ -49,7 +49,13 @@ def _refuse(index: int, expected: str, got: str) -> None:
 
 def _parts(net: nn.Module) -> Iterator[tuple]:
     for name, module in net.named_modules():
-        plain = {key: value for key, value in module.__dict__.items() if key not in _OWN}
+        # The course's own networks keep the recipe that they were drawn by in private attributes.
+        private = type(module).__module__.startswith("nbutils.")
+        plain = {
+            key: value
+            for key, value in module.__dict__.items()
+            if key not in _OWN and not (private and key.startswith("_"))
+        }
         tensors = [
             (key, tensor.shape, tensor.dtype, tensor.requires_grad)
             for key, tensor in chain(module._parameters.items(), module._buffers.items())

@@ -166,6 +166,8 @@ class _GroupNorm(_Stacked):
     def forward(self, x: Tensor) -> Tensor:
         if self.are_images(x):
             groups = self.groups * self.networks
+            if not x.requires_grad:
+                x = x.contiguous()  # torch 2.13 crashes in the backward of channels that come last
             return functional.group_norm(x, groups, _flat(self.weight), _flat(self.bias), self.eps)
         self.check_vectors(x, axes=(3,))
         y = functional.group_norm(x.flatten(0, 1), self.groups, eps=self.eps).view(x.shape)

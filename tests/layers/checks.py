@@ -11,8 +11,6 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
-
 from layers.cases import (
     BATCH_SHAPES,
     TORCH_BATCHNORM,
@@ -23,6 +21,8 @@ from layers.cases import (
     randomize,
     same_state,
 )
+from torch import nn
+
 from nbutils.layers import RMSNorm
 
 # What must hold for every norm. Each check takes (kind, args, options, shape).

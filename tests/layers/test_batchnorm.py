@@ -1,8 +1,8 @@
 """What must hold for BatchNorm beyond what holds for every norm."""
 
 import pytest
-
 from layers.checks import BATCHNORM_CHECKS
+
 from nbutils.layers import BatchNorm
 
 

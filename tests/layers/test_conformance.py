@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-
 from layers.cases import CASES, case, close, normal, pair
 from layers.checks import CHECKS, FEATURE_CHECKS
+from torch import nn
+
 from nbutils.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, standardize
 
 FEATURE_CASES = [one for one in CASES if one[0] in (LayerNorm, RMSNorm)]

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-
 from layers.cases import close, normal, randomize
+
 from nbutils.layers import Derf, DyT
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from layers.cases import normal
 from torch import nn
 
-from layers.cases import normal
 from nbutils.layers import BatchNorm, Derf, DyT, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 

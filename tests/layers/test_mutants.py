@@ -1,8 +1,6 @@
 """Every planted mistake is caught by the check that is meant for it."""
 
 import pytest
-from torch.autograd.gradcheck import GradcheckError
-
 from layers import mutants
 from layers.checks import (
     BATCHNORM_CHECKS,
@@ -22,6 +20,8 @@ from layers.checks import (
     check_small_values_in_every_dtype,
     check_values_and_gradients,
 )
+from torch.autograd.gradcheck import GradcheckError
+
 from nbutils.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 planted = mutants.with_standardize

@@ -199,9 +199,10 @@ def test_norms_of_weights_train_as_alone(norm):
 
 
 def test_what_cannot_be_mapped_runs_in_a_loop_and_says_so_once():
-    with pytest.warns(UserWarning, match="Recurrent cannot be mapped.*one after the other"):
-        nets = alike(Recurrent)
-        assert Population(nets, VECTORS.x_train.double()).path == "looped"
+    nets = alike(Recurrent)
+    with pytest.warns(UserWarning, match=r"Recurrent cannot be mapped.*one after the other"):
+        population = Population(nets, VECTORS.x_train.double())
+    assert population.path == "looped"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_equal(nets, VECTORS, steps=3, batch_size=16, lr=0.05, tolerance=1e-10)
@@ -254,14 +255,14 @@ class Scaled(Reader):
 
 
 def test_layers_in_a_plain_list_are_refused():
-    with pytest.raises(ValueError, match="Hidden gives other logits.*nn.ModuleList"):
+    with pytest.raises(ValueError, match=r"Hidden gives other logits.*nn.ModuleList"):
         Population(alike(Hidden), VECTORS.x_train.double())
 
 
 @pytest.mark.parametrize("scales", [(3.0, -1.0), (torch.ones(1), torch.zeros(1)), ("a", "b")])
 def test_plain_attributes_that_differ_are_refused(scales):
     nets = [Scaled(scale) for scale in scales]
-    with pytest.raises(ValueError, match="alike but for their values.*scale="):
+    with pytest.raises(ValueError, match=r"alike but for their values.*scale="):
         Population(nets, VECTORS.x_train)
 
 

@@ -6,11 +6,10 @@ import copy
 
 import pytest
 import torch
-from tests.population.cases import IMAGES, OPTIMIZERS, SEEDS, VECTORS, run, small
-from torch import nn
 
 from nbutils.networks import CNN, MLP
 from nbutils.population import evaluate, train
+from tests.population.cases import IMAGES, OPTIMIZERS, SEEDS, VECTORS, run, small
 
 
 def test_records():

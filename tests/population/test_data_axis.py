@@ -34,7 +34,7 @@ def test_every_network_its_own_split():
 
 def test_data_axis_errors():
     index = torch.zeros(2, 5, dtype=torch.int64)
-    with pytest.raises(ValueError, match="index must be int64 of shape.*3 networks"):
+    with pytest.raises(ValueError, match=r"index must be int64 of shape.*3 networks"):
         train(small(), X, Y, index=index, **OPTIONS)
     with pytest.raises(ValueError, match="rows 0 to 1296"):
         train(small(), X, Y, index=torch.full((3, 8), 9999), **OPTIONS)

@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from tests.population.cases import IMAGES, OPTIMIZERS, VECTORS, check_equal, loop
 from torch import nn
 
 from nbutils import layers
@@ -14,6 +13,7 @@ from nbutils.networks import CNN, MLP, NORMS, RESIDUALS, Bias, Scale
 from nbutils.population import Population, train
 from nbutils.population.stacked import STACKED
 from nbutils.transformer import PLACEMENTS, Transformer
+from tests.population.cases import IMAGES, OPTIMIZERS, VECTORS, check_equal, loop
 
 
 def builds() -> list:
@@ -117,6 +117,23 @@ def test_other_modules_equal_the_loop():
         assert net.conv.weight.equal(weight)
         assert net.batch1.num_batches_tracked.item() == 0
         assert net.batch.num_batches_tracked.item() == 3
+
+
+@pytest.mark.parametrize(
+    ("norm", "data"),
+    [
+        (lambda: nn.GroupNorm(4, 64, eps=0.5), VECTORS),
+        (lambda: nn.LayerNorm(64, eps=0.5), VECTORS),
+        (lambda: nn.BatchNorm1d(64, eps=0.5, momentum=0.7), VECTORS),
+        (lambda: nn.GroupNorm(1, 1, eps=0.5), IMAGES),
+        (lambda: nn.InstanceNorm2d(1, eps=0.5, momentum=0.7, track_running_stats=True), IMAGES),
+        (lambda: nn.InstanceNorm2d(1, momentum=None, track_running_stats=True), IMAGES),
+    ],
+)
+def test_options_of_norms_are_kept(norm, data):
+    nets = [nn.Sequential(norm(), nn.Flatten(), nn.Linear(64, 10)).double() for _ in range(3)]
+    assert Population(nets, data.x_train.double()).path == "stacked"
+    check_equal(nets, data, steps=3, batch_size=8, tolerance=1e-10)
 
 
 def test_one_layer_and_one_network():

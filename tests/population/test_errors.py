@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.population.cases import IMAGES, SEEDS, VECTORS, run, small
 from torch import nn
 
 from nbutils import layers
 from nbutils.networks import MLP
 from nbutils.population import evaluate, train
+from tests.population.cases import IMAGES, SEEDS, VECTORS, run, small
 
 
 def hooked() -> nn.Module:
@@ -36,7 +36,11 @@ def hooked() -> nn.Module:
             ValueError,
             "share",
         ),
-        (lambda: [MLP(4, residual="scaled"), MLP(4, residual="identity")], ValueError, "scaled.*identity"),
+        (
+            lambda: [MLP(4, residual="scaled"), MLP(4, residual="identity")],
+            ValueError,
+            "scaled.*identity",
+        ),
         (lambda: [hooked()], TypeError, "'head' has forward hooks"),
         (lambda: [nn.Sequential(nn.Linear(64, 10), nn.Flatten(0))], ValueError, r"got \(50,\)"),
         (lambda: [MLP(1).requires_grad_(False)], ValueError, "no parameter that requires"),

@@ -74,9 +74,7 @@ def test_a_split_per_seed():
 
 
 def test_a_diverged_run_has_no_score():
-    runs = sweep(
-        partial(net, None), X, Y, rates=[0.1, float("inf")], seeds=SEEDS, at=3, **OPTIONS
-    )
+    runs = sweep(partial(net, None), X, Y, rates=[0.1, float("inf")], seeds=SEEDS, at=3, **OPTIONS)
     assert runs.diverged.tolist() == [False, False, True, True]
     assert runs.valid_accuracy.isna().tolist() == runs.diverged.tolist()
     assert runs.test_loss.isna().tolist() == runs.diverged.tolist()
@@ -124,7 +122,7 @@ def test_a_diverged_run_counts_as_worst():
 def test_an_edge_raises_unless_it_is_a_tie():
     clear = {0.1: [0.5, 0.5, 0.5], 1.0: [0.7, 0.7, 0.72], 10.0: [0.8, 0.8, 0.81]}
     for scores in (clear, {1 / rate: values for rate, values in clear.items()}):
-        with pytest.raises(ValueError, match="edge of.*Widen the grid"):
+        with pytest.raises(ValueError, match=r"edge of.*Widen the grid"):
             at_best_rate(table(scores))
     tie = {0.1: [0.5, 0.5, 0.5], 1.0: [0.7, 0.7, 0.7], 10.0: [0.9, 0.65, 0.6]}
     assert at_best_rate(table(tie)).rate.unique().tolist() == [1.0]
