@@ -39,7 +39,7 @@ def hooked() -> nn.Module:
         (
             lambda: [MLP(4, residual="scaled"), MLP(4, residual="identity")],
             ValueError,
-            "scaled.*identity",
+            "scale=0.5",
         ),
         (lambda: [hooked()], TypeError, "'head' has forward hooks"),
         (lambda: [nn.Sequential(nn.Linear(64, 10), nn.Flatten(0))], ValueError, r"got \(50,\)"),
