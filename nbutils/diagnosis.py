@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from nbutils.layers import InstanceNorm, _RunningNorm
+from nbutils.layers import InstanceNorm, RunningNorm
 
 _INSTANCE = (_InstanceNorm, InstanceNorm)
 
@@ -177,7 +177,7 @@ def _tracking(model: nn.Module, verb: str) -> list[nn.Module]:
     """The layers of the model that have running statistics."""
     norms = []
     for name, module in model.named_modules():
-        if not isinstance(module, (_NormBase, _RunningNorm)):
+        if not isinstance(module, (_NormBase, RunningNorm)):
             continue
         if is_lazy(module.running_mean):
             raise ValueError(

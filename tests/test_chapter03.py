@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import test_layers
+from layers import mutants
 
 from nbutils import layers
 
@@ -27,24 +27,24 @@ CELLS = (
     "fault-list",
 )
 NAMED = {
-    "unbiased_for_the_batch": test_layers.unbiased_for_the_batch,
-    "detached_statistics": test_layers.detached_statistics,
-    "square_minus_square": test_layers.square_minus_square,
-    "eps_outside_the_root": test_layers.eps_outside_the_root,
-    "one_axis_too_few": test_layers.one_axis_too_few,
-    "one_axis_too_many": test_layers.one_axis_too_many,
+    "unbiased_for_the_batch": mutants.unbiased_for_the_batch,
+    "detached_statistics": mutants.detached_statistics,
+    "square_minus_square": mutants.square_minus_square,
+    "eps_outside_the_root": mutants.eps_outside_the_root,
+    "one_axis_too_few": mutants.one_axis_too_few,
+    "one_axis_too_many": mutants.one_axis_too_many,
 }
 PLANTED = {
-    name: test_layers.with_standardize(layers.BatchNorm, fault) for name, fault in NAMED.items()
+    name: mutants.with_standardize(layers.BatchNorm, fault) for name, fault in NAMED.items()
 } | {
     kind.__name__: kind
     for kind in (
-        test_layers.BiasedRemembered,
-        test_layers.ReversedMomentum,
-        test_layers.AveragedStd,
-        test_layers.LeakingBuffer,
-        test_layers.ModeByGrad,
-        test_layers.UpdatesInEval,
+        mutants.BiasedRemembered,
+        mutants.ReversedMomentum,
+        mutants.AveragedStd,
+        mutants.LeakingBuffer,
+        mutants.ModeByGrad,
+        mutants.UpdatesInEval,
     )
 }
 

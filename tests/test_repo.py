@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = (
     "data",
+    "norm",
     "layers",
+    "weights",
     "networks",
     "transformer",
     "population",

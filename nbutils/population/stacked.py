@@ -52,7 +52,7 @@ class _Stacked(nn.Module):
     def are_images(self, x: Tensor) -> bool:
         return self.layout.images and x.dim() == 4
 
-    def check_vectors(self, x: Tensor, axes: tuple[int, ...] = (3, 4)) -> None:
+    def check_vectors(self, x: Tensor, axes: Sequence[int] = (3, 4)) -> None:
         if x.dim() not in axes or x.shape[0] != self.networks or self.are_images(x):
             raise NotStackableError(f"{type(self).__name__} on shape {tuple(x.shape)}")
 
@@ -142,14 +142,10 @@ class _InstanceNorm(_Stacked):
     def __init__(self, modules: Sequence[nn.Module], layout: Layout) -> None:
         super().__init__(modules, layout)
         self.eps, self.momentum = modules[0].eps, modules[0].momentum
-        if self.running_mean is not None and self.momentum is None:
-            raise NotStackableError("InstanceNorm that counts its batches")
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.are_images(x):
             raise NotStackableError(f"InstanceNorm on shape {tuple(x.shape)}")
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
         return functional.instance_norm(
             x,
             None if self.running_mean is None else self.running_mean.view(-1),
@@ -190,7 +186,7 @@ class _LayerNorm(_Stacked):
             images = x.unflatten(1, (self.networks, -1))  # (B, M, C, H, W)
             images = images.transpose(0, 1)
             return self.affine(self.standardize(images)).transpose(0, 1).flatten(1, 2)
-        self.check_vectors(x)
+        self.check_vectors(x, axes=range(3, 6))  # five: queries and keys of several heads
         if len(self.shape) != 1:
             raise NotStackableError(f"normalized_shape {self.shape} on shape {tuple(x.shape)}")
         return self.affine(self.standardize(x))

@@ -112,9 +112,10 @@ class OwnParameter(nn.Sequential):
         return self.temperature * super().forward(x)
 
 
-def weighted(norm: type, *args: object) -> nn.Module:
+def weighted(norm: type) -> nn.Module:
     layer = nn.Linear(64, 16)
-    register_parametrization(layer, "weight", norm(layer.weight, *args))
+    given = (layer.weight,) if norm is SpectralNorm else ()
+    register_parametrization(layer, "weight", norm(*given))
     return nn.Sequential(layer, nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
 
 

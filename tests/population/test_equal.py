@@ -132,5 +132,5 @@ def test_module_level_names():
     """Every stacked kind is tested above: a new one must be added there."""
     kinds = {type(module) for module in other_net(0).modules()}
     kinds |= {type(m) for n in NORMS for m in CNN(2, norm=n).modules()}
-    kinds |= {type(m) for m in Transformer(1).modules()}
+    kinds |= {type(m) for n in ("batch", "rms") for m in Transformer(1, norm=n).modules()}
     assert set(STACKED) <= kinds

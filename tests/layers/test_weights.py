@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
-from nbutils import layers
-from nbutils.layers import SpectralNorm, WeightNorm, WeightStandardization
+from nbutils.norm import standardize
+from nbutils.weights import SpectralNorm, WeightNorm, WeightStandardization
 
 LAYERS = {
     "Linear": lambda: nn.Linear(6, 4),
@@ -79,7 +79,7 @@ def check_equal(kind, ours, theirs):
 
 
 @each_layer
-@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.parametrize("dim", [0, 1, -2, -1, None])
 def test_weight_norm_is_pytorchs(kind, dim):
     check_equal(
         kind,
@@ -223,17 +223,17 @@ class UnbiasedStandardization(WeightStandardization):
 
 class NotCentred(WeightStandardization):
     def forward(self, weight):
-        return layers.standardize(weight, range(1, weight.dim()), self.eps, center=False)[0]
+        return standardize(weight, range(1, weight.dim()), self.eps, center=False)[0]
 
 
 class OverTheLayer(WeightStandardization):
     def forward(self, weight):
-        return layers.standardize(weight, range(weight.dim()), self.eps)[0]
+        return standardize(weight, range(weight.dim()), self.eps)[0]
 
 
 class DetachedStatistics(WeightStandardization):
     def forward(self, weight):
-        _, mean, var = layers.standardize(weight.detach(), range(1, weight.dim()), self.eps)
+        _, mean, var = standardize(weight.detach(), range(1, weight.dim()), self.eps)
         return (weight - mean) * torch.rsqrt(var + self.eps)
 
 
