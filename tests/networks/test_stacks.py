@@ -12,15 +12,13 @@ from nbutils.networks import (
     CNN,
     MLP,
     NORMS,
-    PLACEMENTS,
     RESIDUALS,
-    Attention,
     Bias,
     Residual,
     Scale,
-    Transformer,
     initialize,
 )
+from nbutils.transformer import Transformer
 
 VECTORS = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
 IMAGES = VECTORS.view(6, 1, 8, 8)
@@ -174,12 +172,43 @@ def test_fixup_starts_as_its_paper_says():
 
 
 def test_no_bias_where_the_norm_subtracts_it():
+    kept = ("layer", "group", "rms", None, nn.BatchNorm2d)  # a function's norm is not known
+    norms = {"batch": False, "instance": False, **dict.fromkeys(kept, True)}
     for residual in (None, "identity"):
-        for norm, bias in (("batch", False), ("instance", False), ("layer", True), (None, True)):
+        for norm, bias in norms.items():
             net = CNN(2, residual=residual, norm=norm)
             convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
             assert all((conv.bias is not None) == bias for conv in convolutions)
             assert net.head.bias is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "name"),
+    [
+        (MLP, nn.LayerNorm, "layer"),
+        (MLP, lambda channels: nn.GroupNorm(4, channels), "group"),
+        (CNN, lambda channels: nn.GroupNorm(4, channels), "group"),
+    ],
+)
+@pytest.mark.parametrize("residual", [None, "identity", "rezero"])
+def test_a_function_makes_the_norm(kind, function, name, residual):
+    made = kind(3, 8, residual=residual, norm=function)
+    named = kind(3, 8, residual=residual, norm=name)
+    x = VECTORS if kind is MLP else IMAGES
+    torch.testing.assert_close(made(x), named(x))
+
+
+@pytest.mark.parametrize(("residual", "norms"), [(None, 3), ("identity", 4)])
+def test_every_norm_is_made_for_the_channels(residual, norms):
+    made = []
+
+    def norm(channels: int) -> nn.Module:
+        made.append((channels, nn.BatchNorm1d(channels)))
+        return made[-1][1]
+
+    net = MLP(3, 8, residual=residual, norm=norm)
+    assert [channels for channels, _ in made] == [8] * norms
+    assert {id(module) for _, module in made} <= {id(module) for module in net.modules()}
 
 
 def test_names_for_probes():
@@ -206,11 +235,26 @@ def test_errors_of_all(kind, options, words):
 
 
 @pytest.mark.parametrize(
+    ("norm", "words"),
+    [
+        (nn.Identity(), r"function of the number of channels, got a module, Identity\(\)"),
+        (lambda channels: None, r"norm\(8\) must return an nn.Module.*got NoneType"),
+        (lambda channels: nn.LayerNorm, r"norm\(8\) must return an nn.Module.*got type"),
+    ],
+)
+@pytest.mark.parametrize("kind", [MLP, CNN, Transformer])
+def test_a_norm_is_a_function_that_returns_a_module(kind, norm, words):
+    with pytest.raises(TypeError, match=words):
+        kind(2, 8, norm=norm)
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"residual": "dense"}, "unknown residual 'dense'; known: None, 'identity'"),
         ({"residual": "fixup", "depth": 3}, "even depth.*got depth=3"),
         ({"residual": "fixup", "depth": 2, "norm": "batch"}, "norm=None, got.*norm='batch'"),
+        ({"residual": "fixup", "depth": 2, "norm": nn.BatchNorm1d}, "norm=None, got.*BatchNorm1d"),
     ],
 )
 @pytest.mark.parametrize("kind", [MLP, CNN])
@@ -225,153 +269,3 @@ def test_instance_norm_of_vectors():
             kind(2, norm="instance")
     with pytest.raises(ValueError, match="unknown init 'lsuv'"):
         initialize(nn.Linear(2, 2), "lsuv")
-
-
-# The transformer.
-
-TOKENS = torch.randn(5, 8, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def copy_attention(attention: Attention, theirs: nn.MultiheadAttention) -> None:
-    """Give PyTorch's attention the same values."""
-    parts = (attention.query, attention.key, attention.value)
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
-        theirs.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
-    theirs.out_proj.load_state_dict(attention.output.state_dict())
-
-
-def outputs_and_gradients(module, x, parameters, cotangent) -> list[torch.Tensor]:
-    x = x.clone().requires_grad_()
-    y = module(x)
-    return [y, *torch.autograd.grad(y, [x, *parameters], cotangent.reshape(y.shape))]
-
-
-@pytest.mark.parametrize("heads", [1, 4])
-def test_attention_is_pytorchs(heads):
-    ours = Attention(32, heads, tokens=8).double()
-    theirs = nn.MultiheadAttention(32, heads, batch_first=True).double()
-    copy_attention(ours, theirs)
-    cotangent = TOKENS.flip(0)
-    first = [ours.output.weight, ours.output.bias]
-    got = outputs_and_gradients(ours, TOKENS.flatten(0, 1), first, cotangent)
-    own = [theirs.out_proj.weight, theirs.out_proj.bias, theirs.in_proj_weight]
-    expected = outputs_and_gradients(
-        lambda x: theirs(x, x, x, need_weights=False)[0], TOKENS, own, cotangent
-    )
-    for a, b in zip(got, expected[:-1], strict=True):
-        torch.testing.assert_close(a, b.reshape(a.shape))
-    projections = [ours.query.weight, ours.key.weight, ours.value.weight]
-    got = outputs_and_gradients(ours, TOKENS.flatten(0, 1), projections, cotangent)
-    torch.testing.assert_close(torch.cat(got[2:]), expected[-1])
-
-
-@pytest.mark.parametrize("placement", ["pre", "post"])
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_block_is_pytorchs(placement, activation):
-    block = Transformer(1, placement=placement, activation=activation).double().blocks[0]
-    theirs = nn.TransformerEncoderLayer(
-        *(32, 4, 128, 0.0, activation), batch_first=True, norm_first=placement == "pre"
-    ).double()
-    if placement == "pre":
-        (norm1, attention), (norm2, ffn) = (part.branch for part in block)
-    else:
-        (attention, norm1), (ffn, norm2) = ((s.residual.branch.layer, s.norm) for s in block)
-    for norm in (norm1, norm2):
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-    copy_attention(attention, theirs.self_attn)
-    pairs = [(norm1, theirs.norm1), (norm2, theirs.norm2)]
-    pairs += [(ffn.up, theirs.linear1), (ffn.down, theirs.linear2)]
-    for ours, other in pairs:
-        other.load_state_dict(ours.state_dict())
-    cotangent = TOKENS.flip(0)
-    own = [ours.weight for ours, _ in pairs]
-    got = outputs_and_gradients(block, TOKENS.flatten(0, 1), own, cotangent)
-    own = [other.weight for _, other in pairs]
-    expected = outputs_and_gradients(theirs, TOKENS, own, cotangent)
-    for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b.reshape(a.shape))
-
-
-def test_placements_by_hand():
-    """Two blocks of every placement, from their formulas."""
-    norm = nn.LayerNorm(32)
-    formulas = {
-        "none": lambda h, f, block: h + f(h),
-        "rezero": lambda h, f, block: h + 0.25 * f(h),
-        "post": lambda h, f, block: norm(h + f(h)),
-        "pre": lambda h, f, block: h + f(norm(h)),
-        "peri": lambda h, f, block: h + norm(f(norm(h))),
-        "deepnorm": lambda h, f, block: norm(4**0.25 * h + f(h)),
-        "scaled": lambda h, f, block: h + f(norm(h) / math.sqrt(block)),
-    }
-    assert set(formulas) == set(PLACEMENTS)
-    for placement, formula in formulas.items():
-        net = Transformer(2, placement=placement)
-        for module in net.modules():
-            if isinstance(module, Scale) and placement == "rezero":
-                assert module.weight.item() == 0.0
-                nn.init.constant_(module.weight, 0.25)
-        h = net.positions(net.embedding(net.tokens(VECTORS)))
-        for number, block in enumerate(net.blocks, start=1):
-            for sublayer in block:
-                branch = getattr(sublayer, "residual", sublayer).branch
-                h = formula(h, branch.layer, number)
-        h = norm(h) if placement in ("pre", "peri", "scaled") else h
-        expected = net.head(h.view(6, 8, 32).mean(1))
-        torch.testing.assert_close(net(VECTORS), expected)
-
-
-@pytest.mark.parametrize("placement", PLACEMENTS)
-@pytest.mark.parametrize("norm", [n for n in NORMS if n != "instance"])
-def test_transformer_shapes(placement, norm):
-    net = Transformer(2, 16, heads=2, placement=placement, norm=norm, outputs=3, qk_norm=True)
-    assert net(VECTORS).shape == (6, 3)
-    assert count(net, Attention) == 2
-    net(VECTORS).square().sum().backward()
-    assert all(p.grad.isfinite().all() for p in net.parameters() if p.requires_grad)
-    kinds = type(Transformer(1, norm=norm).blocks[0].attention.branch[0])
-    norms = {"none": 0, "rezero": 0, "post": 4, "pre": 5, "peri": 9, "deepnorm": 4, "scaled": 5}
-    expected = 0 if norm is None else norms[placement]
-    if norm is not None:
-        others = 4 if norm in ("layer", "rms") else 0  # the RMSNorms of queries and keys
-        assert count(net, kinds) == expected + others
-
-
-def test_deepnorm_starts_small():
-    options = {"depth": 2, "width": 128, "init": "normal", "placement": "deepnorm"}
-    for layer in Transformer(**options).blocks[1]:
-        parts = layer.residual.branch.layer
-        for name, part in parts.named_children():
-            if isinstance(part, nn.Linear):
-                gain = 1.0 if name in ("query", "key") else 16**-0.25
-                fan_in = part.weight.shape[1]
-                assert part.weight.std().item() == pytest.approx(gain / fan_in**0.5, rel=0.05)
-                assert not part.bias.any()
-
-
-def test_tokens_are_rows():
-    net = Transformer(1)
-    assert net.tokens(VECTORS).equal(VECTORS.view(48, 8))
-    moved = net.positions(torch.zeros(48, 32)).view(6, 8, 32)
-    assert all(example.equal(net.positions.weight) for example in moved)
-
-
-def test_transformer_errors():
-    with pytest.raises(ValueError, match="heads must divide width, got 3 heads and width 32"):
-        Transformer(1, heads=3)
-    with pytest.raises(ValueError, match="unknown placement 'dense'; known: 'none', 'post'"):
-        Transformer(1, placement="dense")
-
-
-def test_qk_norm_bounds_the_logits():
-    attention = Attention(32, 4, tokens=8, qk_norm=True).double()
-    seen = []
-    for norm in (attention.query_norm, attention.key_norm):
-        norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    attention(1e3 * TOKENS.flatten(0, 1))
-    query, key = seen  # (N * T * heads, C / heads), each of mean square 1
-    assert query.shape == (5 * 8 * 4, 8)
-    torch.testing.assert_close(query.square().mean(-1), torch.ones_like(query[:, 0]))
-    assert (query @ key.T).abs().max() / math.sqrt(8) <= math.sqrt(8) + 1e-6
