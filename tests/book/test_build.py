@@ -16,7 +16,7 @@ from measured.ledger import problems
 from measured.pages import icon_css, theme_drawings
 from sphinx.errors import ExtensionError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CLAIM = {
     "id": "sky-is-up",
     "claim": "The sky is **up**.",
