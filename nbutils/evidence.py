@@ -17,10 +17,10 @@ import numpy as np
 import yaml
 from IPython import get_ipython
 from IPython.display import display
-from scipy import stats
+
+from .intervals import Interval, student
 
 MIME = "application/vnd.nbutils.evidence+json"
-CONFIDENCE = 0.95
 VERDICTS = {
     "holds": "holds",
     "false": "false",
@@ -32,17 +32,6 @@ VERDICTS = {
 
 class EvidenceError(AssertionError):
     """A measurement that does not bear out what the chapter says of a claim."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Mean of `n` measurements and its confidence interval, of no width for an exact number."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    exact: bool
 
 
 @dataclass(frozen=True)
@@ -81,11 +70,14 @@ def claims() -> dict[str, dict]:
     )
 
 
-def interval(measured: float | Iterable[float]) -> Interval:
+def interval(measured: float | Iterable[float] | Interval) -> Interval:
     """Mean and 95 % interval (Student's t) of one number per seed, or one exact number as it is.
 
+    An interval that `nbutils.intervals` made, on a log scale or of a count, stays as it is.
     Raises ValueError for no number, a number that is not finite, or more than one dimension.
     """
+    if isinstance(measured, Interval):
+        return measured
     values = np.asarray(measured, dtype=np.float64)
     if values.ndim > 1 or values.size == 0:
         raise ValueError(
@@ -96,19 +88,16 @@ def interval(measured: float | Iterable[float]) -> Interval:
         raise ValueError(
             f"measured must be finite, got {values}: count the seeds that failed instead"
         )
-    if values.ndim == 0 or values.size == 1:
-        value = float(values.reshape(()))
-        return Interval(value, value, value, 1, values.ndim == 0)
-    mean, n = float(values.mean()), values.size
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n, False)
+    if values.ndim == 0:
+        return Interval(float(values), float(values), float(values), 1, exact=True)
+    return student(values)
 
 
 def check(
     claim: str,
     part: str | None = None,
     *,
-    measured: float | Iterable[float],
+    measured: float | Iterable[float] | Interval,
     expected: float | None = None,
     rel: float | None = None,
     tol: float | None = None,
@@ -119,9 +108,9 @@ def check(
 
     `claim` is an id of `book/claims.yml`, whose `quantity` says what is measured; where a claim
     needs several measurements, `part` names this one. `measured` holds one number per seed, or is
-    one exact number. The whole 95 % interval must lie inside the prediction: `expected` within
-    `rel` (relative) or `tol` (absolute), and/or `above`, `below`. So the verdict does not hang on a
-    lucky mean, and stays when the seeds change.
+    one exact number, or an interval of `nbutils.intervals`. The whole 95 % interval must lie inside
+    the prediction: `expected` within `rel` (relative) or `tol` (absolute), and/or `above`, `below`.
+    So the verdict does not hang on a lucky mean, and stays when the seeds change.
 
     Raises EvidenceError if the prediction fails, KeyError for an unknown claim or part, ValueError
     for a prediction that cannot fail or fewer than three seeds.

@@ -17,7 +17,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib_inline.backend_inline import set_matplotlib_formats
-from scipy import stats
+
+from .intervals import half_width
 
 INK = "#1f2933"
 PAPER = "#fbfbf9"
@@ -105,8 +106,7 @@ def summary(frame: pd.DataFrame, by: Sequence[str] | str, value: str) -> pd.Data
         raise KeyError(f"no column {missing} in the measurements; there are {list(frame.columns)}")
     table = frame.groupby(by, sort=True)[value].agg(["mean", "std", "count"]).reset_index()
     n = table["count"].to_numpy()
-    scale = np.where(n > 1, stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n), 0.0)
-    half = scale * table["std"].fillna(0.0)
+    half = half_width(table["std"].to_numpy(), n)
     return table.drop(columns=["std", "count"]).assign(
         low=table["mean"] - half, high=table["mean"] + half, n=n
     )

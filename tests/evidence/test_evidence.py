@@ -8,6 +8,7 @@ from scipy import stats
 
 from nbutils import evidence
 from nbutils.evidence import EvidenceError, check, interval
+from nbutils.intervals import wilson
 
 CLAIMS = {
     "one": {
@@ -41,6 +42,15 @@ def test_interval_is_students():
 
 def test_one_number_is_exact():
     assert interval(2.5) == evidence.Interval(2.5, 2.5, 2.5, 1, True)
+
+
+def test_an_interval_of_another_kind_is_taken_as_it_is(shown):
+    check("one", measured=wilson(19, 20), above=0.76)
+    assert (shown[0].measured, shown[0].n, shown[0].exact) == (0.95, 20, False)
+    with pytest.raises(EvidenceError, match=r"0.95 \[0.76, 0.99\], n = 20"):
+        check("one", measured=wilson(19, 20), above=0.77)
+    with pytest.raises(ValueError, match="at least 3"):
+        check("one", measured=wilson(2, 2), above=0)
 
 
 @pytest.mark.parametrize("bad", [[], [1.0, float("nan")], float("inf"), np.ones((2, 2))])
