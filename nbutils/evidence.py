@@ -1,7 +1,8 @@
 """A claim meets its measurement: interval over seeds, verdict, and a card that shows both.
 
 The claims live in `book/claims.yml`; the page "Ledger of claims" gathers what the chapters
-measured.
+measured. A check that has fallen is not mended by a wider bound: it waits in `book/awaiting.yml`
+until it is understood, and the book says so.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ VERDICTS = {
     "misattributed": "misattributed",
     "not-testable": "not testable",
 }
+UNDER_REVIEW, PASSES_AGAIN = "under review", "passes again"  # states of a check on the list
 
 
 class EvidenceError(AssertionError):
@@ -39,6 +41,7 @@ class Verdict:
     """What `check` found; displays as a card in a notebook and feeds the ledger."""
 
     claim: str
+    part: str | None
     anchor: str
     statement: str
     prediction: str
@@ -47,26 +50,37 @@ class Verdict:
     high: float
     n: int
     exact: bool
+    review: str = ""  # UNDER_REVIEW or PASSES_AGAIN, if the check is in awaiting.yml
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, object]:
         return {"text/plain": str(self), "text/html": _card(self), MIME: asdict(self)}
 
     def __str__(self) -> str:
-        return f"{self.claim}: {self.statement}: {describe(self)}; predicted {self.prediction}"
+        said = f"{self.claim}: {self.statement}: {describe(self)}; predicted {self.prediction}"
+        return f"{said}; {self.review}" if self.review else said
 
 
 @cache
 def claims() -> dict[str, dict]:
-    """All claims by id, from `claims.yml` beside this file, or in `book/` of a checkout."""
+    """All claims by id, from `claims.yml`."""
+    return {entry["id"]: entry for entry in _read("claims.yml")}
+
+
+@cache
+def awaiting() -> list[dict]:
+    """The checks that fell and are not understood yet, from `awaiting.yml`."""
+    return _read("awaiting.yml")
+
+
+def _read(name: str) -> list[dict]:
+    """A list from the file beside this one (an installed nbutils), or in `book/` of a checkout."""
     here = Path(__file__).resolve().parent
-    places = [here / "claims.yml", here.parent / "book" / "claims.yml"]
+    places = [here / name, here.parent / "book" / name]
     for place in places:
         if place.is_file():
-            return {
-                entry["id"]: entry for entry in yaml.safe_load(place.read_text(encoding="utf-8"))
-            }
+            return yaml.safe_load(place.read_text(encoding="utf-8")) or []
     raise FileNotFoundError(
-        f"the claims file was looked for at {places[0]} and {places[1]}; reinstall nbutils"
+        f"{name} was looked for at {places[0]} and {places[1]}; reinstall nbutils"
     )
 
 
@@ -110,7 +124,8 @@ def check(
     needs several measurements, `part` names this one. `measured` holds one number per seed, or is
     one exact number, or an interval of `nbutils.intervals`. The whole 95 % interval must lie inside
     the prediction: `expected` within `rel` (relative) or `tol` (absolute), and/or `above`, `below`.
-    So the verdict does not hang on a lucky mean, and stays when the seeds change.
+    So the verdict does not hang on a lucky mean, and stays when the seeds change. A check that
+    `book/awaiting.yml` lists does not raise: its card says "Under review" in place of a verdict.
 
     Raises EvidenceError if the prediction fails, KeyError for an unknown claim or part, ValueError
     for a prediction that cannot fail or fewer than three seeds.
@@ -122,22 +137,27 @@ def check(
         raise ValueError(
             f"{found.n} seeds give no honest interval: measure at least 3, or one exact number"
         )
-    verdict = Verdict(
-        claim,
-        _anchor(claim, statement),
-        statement,
-        prediction,
-        found.mean,
-        found.low,
-        found.high,
-        found.n,
-        found.exact,
-    )
-    if not (low <= found.low and found.high <= high):
+    holds = low <= found.low and found.high <= high
+    listed = any((each["claim"], each["part"]) == (claim, part) for each in awaiting())
+    if not holds and not listed:
         raise EvidenceError(
-            f"claim {claim!r}: {statement}: measured {describe(verdict)}, predicted {prediction}"
+            f"claim {claim!r}: {statement}: measured {describe(found)}, predicted {prediction}"
         )
-    display(verdict)
+    display(
+        Verdict(
+            claim=claim,
+            part=part,
+            anchor=_anchor(claim, statement),
+            statement=statement,
+            prediction=prediction,
+            measured=found.mean,
+            low=found.low,
+            high=found.high,
+            n=found.n,
+            exact=found.exact,
+            review=(PASSES_AGAIN if holds else UNDER_REVIEW) if listed else "",
+        )
+    )
 
 
 def _statement(claim: str, part: str | None) -> str:
@@ -226,19 +246,23 @@ def _anchor(claim: str, statement: str) -> str:
 def _card(verdict: Verdict) -> str:
     """The card as HTML, styled inline: JupyterLab and Colab do not load the book's style sheet.
 
-    The second and later measurements of a claim in a notebook do not repeat its words.
+    The second and later measurements of a claim in a notebook do not repeat its words. A claim with
+    a check in awaiting.yml has no verdict until that is decided.
     """
     entry = claims()[verdict.claim]
     said_by = "; ".join(entry["said_by"])
     source = f" ({escape(said_by)})" if said_by else ""
-    lines = [
-        f"<strong>Claim{source}:</strong> {escape(entry['claim'])}",
+    claim = f"<strong>Claim{source}:</strong> {escape(entry['claim'])}"
+    measured = (
         f"<strong>Measured:</strong> {escape(verdict.statement)}: "
-        f"<strong>{describe(verdict)}</strong>, predicted {escape(verdict.prediction)}.",
-        f"<strong>Verdict: {VERDICTS[entry['verdict']]}.</strong> {escape(entry['finding'])}",
-    ]
-    if verdict.anchor != f"evidence-{verdict.claim}":
-        lines = lines[1:2]
+        f"<strong>{describe(verdict)}</strong>, predicted {escape(verdict.prediction)}."
+    )
+    judged = f"<strong>Verdict: {VERDICTS[entry['verdict']]}.</strong> {escape(entry['finding'])}"
+    reasons = [each["reason"] for each in awaiting() if each["claim"] == verdict.claim]
+    if reasons:
+        judged = f"<strong>Under review.</strong> {escape(' '.join(reasons))}"
+    first = verdict.anchor == f"evidence-{verdict.claim}"
+    lines = [claim, measured, judged] if first else [measured, judged] if reasons else [measured]
     return (
         f'<div class="nbu-evidence" id="{verdict.anchor}" style="border-left:4px solid #0072b2;'
         'padding:.4em .9em;margin:.6em 0;line-height:1.45">'

@@ -4,92 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-import yaml
-from measured.execution import EVIDENCE, as_terminal, erase_progress_bars
-from measured.ledger import problems
-from measured.pages import icon_css, theme_drawings
-from sphinx.errors import ExtensionError
-
-ROOT = Path(__file__).resolve().parents[2]
-CLAIM = {
-    "id": "sky-is-up",
-    "claim": "The sky is **up**.",
-    "said_by": ["everybody"],
-    "source": "[a book](https://example.org/sky)",
-    "chapter": "01",
-    "decided_by": "measurement",
-    "verdict": "holds",
-    "finding": "It was up each time.",
-}
-CHECK = f"""
-from IPython.display import display
-found = dict(claim="sky-is-up", anchor="evidence-sky-is-up", statement="height")
-found |= dict(prediction="above 0", measured=1.5, low=1.25, high=1.75, n=5, exact=False)
-card = '<div class="nbu-evidence" id="evidence-sky-is-up">It is up.</div>'
-display({{"text/plain": "up", "text/html": card, "{EVIDENCE}": found}}, raw=True)
-"""
-PROGRESS = (
-    "from tqdm import tqdm\nfor _ in tqdm(range(3), leave=False):\n    pass\nprint('counted')"
-)
-TEXT = "This chapter has enough words in it to count as a page that somebody may read."
-
-
-def chapter(path: Path, title: str, *sources: str) -> None:
-    """Write a notebook with a title, some text, and code cells."""
-    cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\n{TEXT}", id="title")]
-    cells += [nbformat.v4.new_code_cell(s, id=f"code-{i}") for i, s in enumerate(sources)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(notebook, path)
-
-
-def write_claims(book: Path, *claims: dict) -> None:
-    (book / "book/claims.yml").write_text(yaml.safe_dump(list(claims)), encoding="utf-8")
-
-
-def write_book(book: Path) -> None:
-    """A small book under this repository's own settings."""
-    for folder in ("notebooks", "nbutils", "book"):
-        (book / folder).mkdir(parents=True)
-    for folder in ("_static", "_templates"):
-        shutil.copytree(ROOT / "book" / folder, book / "book" / folder)
-    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    config["sphinx"]["local_extensions"] = {"measured": str(ROOT / "book/_ext")}
-    (book / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    files = ["notebooks/01-sky", "notebooks/02-sea", "book/ledger"]
-    toc = {"format": "jb-book", "root": "book/preface", "chapters": [{"file": f} for f in files]}
-    (book / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
-    (book / "book/preface.md").write_text(f"# A small book\n\n{TEXT}\n", encoding="utf-8")
-    (book / "book/ledger.md").write_text(f"# Ledger\n\n{TEXT}\n\n```{{ledger}}\n```\n")
-    (book / "book/references.bib").touch()
-    (book / "nbutils/helper.py").write_text("ANSWER = 41\n")
-    write_claims(book, CLAIM)
-    chapter(book / "notebooks/01-sky.ipynb", "Is the sky up?", CHECK, PROGRESS)
-    chapter(book / "notebooks/02-sea.ipynb", "Is the sea wet?", "1 + 1")
-
-
-class Build:
-    """One run of the build: its exit status, what it said, and which chapters it executed."""
-
-    def __init__(self, book: Path) -> None:
-        command = [sys.executable, ROOT / "tools/build.py", book]
-        done = subprocess.run(command, capture_output=True, text=True)
-        self.status = done.returncode
-        self.said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
-        self.executed = set(re.findall(r"^  (\S+): [0-9.]+ s", self.said, re.MULTILINE))
-
-    def refused(self, *words: str) -> None:
-        """Assert that the build failed, and said why, without a traceback."""
-        assert self.status != 0, self.said
-        for word in words:
-            assert word in self.said
-        assert "Traceback (most recent call last)" not in self.said.split("Extension error")[0]
+from small_book import (
+    CHECK, CLAIM, REVIEW, TEXT, Build, chapter, page, write_awaiting, write_book, write_claims,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +27,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def book(built: Path, tmp_path: Path) -> Path:
     """A copy of the built book, to change."""
     return Path(shutil.copytree(built, tmp_path / "book"))
-
-
-def page(book: Path, name: str) -> str:
-    return (book / "_build/html" / f"{name}.html").read_text(encoding="utf-8")
 
 
 def test_ledger_links_the_measurement_to_its_cell(built):
@@ -196,6 +112,28 @@ def test_evidence_without_claim_is_refused(book):
     Build(book).refused("sky-is-up", "has no such claim")
 
 
+@pytest.mark.parametrize("state", ["under review", "passes again"])
+def test_check_that_fell_is_under_review_in_the_ledger(book, state):
+    write_awaiting(book, REVIEW)
+    source = CHECK.replace('review=""', f'review="{state}"')
+    chapter(book / "notebooks/01-sky.ipynb", "Is the sky up?", source)
+    build = Build(book)
+    assert build.status == 0, build.said
+    assert build.executed == {"01-sky", "02-sea"}  # the cards say so too
+    ledger = page(book, "book/ledger")
+    assert "1 under review" in ledger
+    assert "verdict under-review" in ledger
+    assert "Under review: It was <strong>dark</strong>." in ledger
+    assert re.search(r"1\.50? \[1\.25, 1\.75\], n = 5", ledger)
+    assert "verdict holds" not in ledger
+    assert "It was up each time." not in ledger
+    told = {
+        "under review": "under review since it fell with -1 (exact)",
+        "passes again": "passes again (it fell with -1 (exact)): take it off book/awaiting.yml",
+    }
+    assert [text in ledger for text in told.values()] == [each == state for each in told]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("", "preface.md is empty"), ("# A small book\n", "preface is empty")],
@@ -209,79 +147,3 @@ def test_empty_page_is_refused(book, text, said):
 def test_missing_page_is_refused(book):
     (book / "notebooks/02-sea.ipynb").unlink()
     Build(book).refused("_toc.yml names notebooks/02-sea")
-
-
-# --- parts of the machinery ---
-
-
-def without(field: str) -> dict:
-    return {name: value for name, value in CLAIM.items() if name != field}
-
-
-@pytest.mark.parametrize(
-    ("claims", "said"),
-    [
-        ([CLAIM, CLAIM], "2 claims have this id"),
-        ([{**CLAIM, "verdict": "true"}], "the verdict 'true' is none of"),
-        ([{**CLAIM, "verdict": False}], "the verdict False is none of"),
-        ([{**CLAIM, "decided_by": "vote"}], "decided_by 'vote' is none of"),
-        ([{**CLAIM, "chapter": 1}], "the chapter 1 has to be a string"),
-        ([{**CLAIM, "said_by": "everybody"}], "said_by has to be a list"),
-        ([without("finding")], "the fields finding are missing"),
-        ([{**CLAIM, "colour": "blue"}], "unknown fields colour"),
-        ([without("id")], "a claim without an id"),
-    ],
-)
-def test_bad_claim_is_named(claims, said):
-    assert any(said in problem for problem in problems(claims, []))
-
-
-def test_claim_decided_by_citation_needs_no_evidence():
-    assert problems([{**CLAIM, "decided_by": "citation"}], []) == []
-
-
-@pytest.mark.parametrize(
-    ("written", "shown"),
-    [
-        ("\r 10%|#\r100%|#####\r             \r", ""),
-        ("loading\rdone", "doneing"),
-        ("one\ntwo\r\nthree", "one\ntwo\nthree"),
-    ],
-)
-def test_carriage_returns_go_back_as_on_a_terminal(written, shown):
-    assert as_terminal(written) == shown
-
-
-def test_only_erased_text_is_removed_from_stderr():
-    outputs = [
-        nbformat.v4.new_output("stream", name="stderr", text="\r 50%|##"),
-        nbformat.v4.new_output("stream", name="stdout", text="result"),
-        nbformat.v4.new_output("stream", name="stderr", text="\r       \rtake care\n"),
-    ]
-    cell = nbformat.v4.new_code_cell("pass", outputs=outputs)
-    erase_progress_bars(nbformat.v4.new_notebook(cells=[cell]))
-    assert [(o.name, o.text.strip()) for o in cell.outputs] == [
-        ("stderr", "take care"),
-        ("stdout", "result"),
-    ]
-
-
-@pytest.fixture(scope="module")
-def drawings() -> dict:
-    return theme_drawings()
-
-
-def test_icons_are_found_in_the_theme_by_style(drawings):
-    assert "github" in drawings["brands"]
-    assert "magnifying-glass" in drawings["solid"]
-    assert drawings["regular"]["sun"] != drawings["solid"]["sun"]
-
-
-def test_unknown_icon_is_refused(drawings):
-    with pytest.raises(ExtensionError, match="fa-no-such-icon"):
-        icon_css({("solid", "no-such-icon")}, drawings)
-
-
-def test_an_icon_becomes_a_mask(drawings):
-    css = icon_css({("solid", "bars")}, drawings)
-    assert '.fa-bars{--icon:url("data:image/svg+xml,%3Csvg' in css

@@ -54,3 +54,13 @@ def test_constraints_pin_every_direct_dependency_within_its_range():
         pin = pins.get(canonicalize_name(requirement.name))
         assert pin, f"constraints.txt has no version for {requirement.name}"
         assert requirement.specifier.contains(pin), f"{requirement} does not admit {pin}"
+
+
+def test_an_installed_nbutils_has_the_lists_that_it_reads():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    targets = settings["tool"]["hatch"]["build"]["targets"]
+    read = set(re.findall(r'_read\("([\w.]+)"\)', (ROOT / "nbutils/evidence.py").read_text()))
+    assert read == {"claims.yml", "awaiting.yml"}
+    for name in read:
+        assert targets["wheel"]["force-include"][f"book/{name}"] == f"nbutils/{name}"
+        assert f"book/{name}" in targets["sdist"]["include"]
