@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 from small_book import (
-    CHECK, CLAIM, REVIEW, TEXT, Build, chapter, page, write_awaiting, write_book, write_claims,
-)  # fmt: skip
+    CHECK,
+    CLAIM,
+    REVIEW,
+    TEXT,
+    Build,
+    chapter,
+    page,
+    write_awaiting,
+    write_book,
+    write_claims,
+)
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,80 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nbformat
 import pytest
-from measured.execution import as_terminal, erase_progress_bars
+from measured import execution
+from measured.execution import as_terminal, cache_key, erase_progress_bars
 from measured.ledger import Evidence, problems
 from measured.pages import icon_css, theme_drawings
 from small_book import CLAIM, REVIEW
 from sphinx.errors import ExtensionError
+
+# --- what the outputs depend on ---
+
+KEYED = ("nbutils/helper.py", "nbutils/js/figure.js", "book/claims.yml", "book/awaiting.yml")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in KEYED:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("some text\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_cache_follows_each_file_that_outputs_depend_on(root, name):
+    before = cache_key(root)
+    assert cache_key(root) == before
+    (root / name).write_text("other text\n")
+    assert cache_key(root) != before
+
+
+@pytest.mark.parametrize(
+    "new", ["nbutils/renamed.py", "nbutils/js/helper.py", "nbutils/questions/helper.py"]
+)
+def test_cache_follows_the_names_of_files(root, new):
+    before = cache_key(root)
+    (root / new).parent.mkdir(exist_ok=True)
+    (root / KEYED[0]).rename(root / new)
+    assert cache_key(root) != before
+
+
+def test_cache_follows_its_own_source(root, monkeypatch):
+    before, copy = cache_key(root), root / "execution.py"
+    copy.write_text(Path(execution.__file__).read_text(encoding="utf-8") + "# edited\n")
+    monkeypatch.setattr(execution, "__file__", str(copy))
+    assert cache_key(root) != before
+
+
+def test_cache_follows_the_seed(root, monkeypatch):
+    keys = set()
+    for seed in ("1", "2"):
+        monkeypatch.setenv("NBUTILS_SEED", seed)
+        keys.add(cache_key(root))
+    monkeypatch.delenv("NBUTILS_SEED")
+    assert len(keys | {cache_key(root)}) == 3
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy", "scipy", "pandas", "matplotlib", "seaborn"])
+def test_cache_follows_the_versions_of_libraries(root, monkeypatch, library):
+    before, version = cache_key(root), execution.version
+    monkeypatch.setattr(
+        execution, "version", lambda name: "0.1" if name == library else version(name)
+    )
+    assert cache_key(root) != before
+
+
+def test_cache_ignores_what_python_compiled(root):
+    before = cache_key(root)
+    (root / "nbutils/helper.pyc").write_bytes(b"compiled")
+    assert cache_key(root) == before
+
+
+# --- claims and evidence ---
 
 
 def without(field: str) -> dict:

@@ -32,7 +32,10 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
-LIBRARIES = ("torch", "numpy", "matplotlib", "seaborn")
+LIBRARIES = (
+    "torch", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "seaborn", "flax", "keras",
+    "onnxruntime",
+)  # fmt: skip
 EVIDENCE = "application/vnd.nbutils.evidence+json"  # left by nbutils.evidence.check
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
