@@ -35,7 +35,7 @@ def test_cache_follows_each_file_that_outputs_depend_on(root, name):
 
 
 @pytest.mark.parametrize(
-    "new", ["nbutils/renamed.py", "nbutils/js/helper.py", "nbutils/questions/helper.py"]
+    "new", ["nbutils/renamed.py", "nbutils/a/helper.py", "nbutils/questions/helper.py"]
 )
 def test_cache_follows_the_names_of_files(root, new):
     before = cache_key(root)

@@ -91,8 +91,12 @@ def test_an_expected_value_leaves_the_bounds_in_force(shown, bound):
     check("one", measured=2.0, **wide, **bound)
     with pytest.raises(EvidenceError):
         check("one", measured=outside, **wide, **bound)
-    with pytest.raises(EvidenceError):  # nor do the bounds suspend the tolerance
-        check("one", measured=2.0 + (1 if "above" in bound else -1), **wide, **bound)
+
+
+@pytest.mark.parametrize(("bound", "measured"), [({"above": 1.0}, 1.2), ({"below": 3.0}, 2.8)])
+def test_a_bound_leaves_the_tolerance_in_force(bound, measured):
+    with pytest.raises(EvidenceError):
+        check("one", measured=measured, expected=2.0, tol=0.5, **bound)
 
 
 @pytest.mark.parametrize(
