@@ -1,7 +1,8 @@
 """A claim meets its measurement: interval over seeds, verdict, and a card that shows both.
 
 The claims live in `book/claims.yml`; the page "Ledger of claims" gathers what the chapters
-measured.
+measured. A check that has fallen is not mended by a wider bound: it waits in `book/awaiting.yml`
+until it is understood, and the book says so.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import numpy as np
 import yaml
 from IPython import get_ipython
 from IPython.display import display
-from scipy import stats
+
+from .intervals import Interval, student
 
 MIME = "application/vnd.nbutils.evidence+json"
-CONFIDENCE = 0.95
 VERDICTS = {
     "holds": "holds",
     "false": "false",
@@ -28,6 +29,7 @@ VERDICTS = {
     "misattributed": "misattributed",
     "not-testable": "not testable",
 }
+UNDER_REVIEW, PASSES_AGAIN = "under review", "passes again"  # states of a check on the list
 
 
 class EvidenceError(AssertionError):
@@ -35,21 +37,11 @@ class EvidenceError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Mean of `n` measurements and its confidence interval, of no width for an exact number."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    exact: bool
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What `check` found; displays as a card in a notebook and feeds the ledger."""
 
     claim: str
+    part: str | None
     anchor: str
     statement: str
     prediction: str
@@ -58,34 +50,48 @@ class Verdict:
     high: float
     n: int
     exact: bool
+    review: str = ""  # UNDER_REVIEW or PASSES_AGAIN, if the check is in awaiting.yml
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, object]:
         return {"text/plain": str(self), "text/html": _card(self), MIME: asdict(self)}
 
     def __str__(self) -> str:
-        return f"{self.claim}: {self.statement}: {describe(self)}; predicted {self.prediction}"
+        said = f"{self.claim}: {self.statement}: {describe(self)}; predicted {self.prediction}"
+        return f"{said}; {self.review}" if self.review else said
 
 
 @cache
 def claims() -> dict[str, dict]:
-    """All claims by id, from `claims.yml` beside this file, or in `book/` of a checkout."""
+    """All claims by id, from `claims.yml`."""
+    return {entry["id"]: entry for entry in _read("claims.yml")}
+
+
+@cache
+def awaiting() -> list[dict]:
+    """The checks that fell and are not understood yet, from `awaiting.yml`."""
+    return _read("awaiting.yml")
+
+
+def _read(name: str) -> list[dict]:
+    """A list from the file beside this one (an installed nbutils), or in `book/` of a checkout."""
     here = Path(__file__).resolve().parent
-    places = [here / "claims.yml", here.parent / "book" / "claims.yml"]
+    places = [here / name, here.parent / "book" / name]
     for place in places:
         if place.is_file():
-            return {
-                entry["id"]: entry for entry in yaml.safe_load(place.read_text(encoding="utf-8"))
-            }
+            return yaml.safe_load(place.read_text(encoding="utf-8")) or []
     raise FileNotFoundError(
-        f"the claims file was looked for at {places[0]} and {places[1]}; reinstall nbutils"
+        f"{name} was looked for at {places[0]} and {places[1]}; reinstall nbutils"
     )
 
 
-def interval(measured: float | Iterable[float]) -> Interval:
+def interval(measured: float | Iterable[float] | Interval) -> Interval:
     """Mean and 95 % interval (Student's t) of one number per seed, or one exact number as it is.
 
+    An interval that `nbutils.intervals` made, on a log scale or of a count, stays as it is.
     Raises ValueError for no number, a number that is not finite, or more than one dimension.
     """
+    if isinstance(measured, Interval):
+        return measured
     values = np.asarray(measured, dtype=np.float64)
     if values.ndim > 1 or values.size == 0:
         raise ValueError(
@@ -96,19 +102,16 @@ def interval(measured: float | Iterable[float]) -> Interval:
         raise ValueError(
             f"measured must be finite, got {values}: count the seeds that failed instead"
         )
-    if values.ndim == 0 or values.size == 1:
-        value = float(values.reshape(()))
-        return Interval(value, value, value, 1, values.ndim == 0)
-    mean, n = float(values.mean()), values.size
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n, False)
+    if values.ndim == 0:
+        return Interval(float(values), float(values), float(values), 1, exact=True)
+    return student(values)
 
 
 def check(
     claim: str,
     part: str | None = None,
     *,
-    measured: float | Iterable[float],
+    measured: float | Iterable[float] | Interval,
     expected: float | None = None,
     rel: float | None = None,
     tol: float | None = None,
@@ -119,9 +122,10 @@ def check(
 
     `claim` is an id of `book/claims.yml`, whose `quantity` says what is measured; where a claim
     needs several measurements, `part` names this one. `measured` holds one number per seed, or is
-    one exact number. The whole 95 % interval must lie inside the prediction: `expected` within
-    `rel` (relative) or `tol` (absolute), and/or `above`, `below`. So the verdict does not hang on a
-    lucky mean, and stays when the seeds change.
+    one exact number, or an interval of `nbutils.intervals`. The whole 95 % interval must lie inside
+    the prediction: `expected` within `rel` (relative) or `tol` (absolute), and/or `above`, `below`.
+    So the verdict does not hang on a lucky mean, and stays when the seeds change. A check that
+    `book/awaiting.yml` lists does not raise: its card says "Under review" in place of a verdict.
 
     Raises EvidenceError if the prediction fails, KeyError for an unknown claim or part, ValueError
     for a prediction that cannot fail or fewer than three seeds.
@@ -133,22 +137,27 @@ def check(
         raise ValueError(
             f"{found.n} seeds give no honest interval: measure at least 3, or one exact number"
         )
-    verdict = Verdict(
-        claim,
-        _anchor(claim, statement),
-        statement,
-        prediction,
-        found.mean,
-        found.low,
-        found.high,
-        found.n,
-        found.exact,
-    )
-    if not (low <= found.low and found.high <= high):
+    holds = low <= found.low and found.high <= high
+    listed = any((each["claim"], each["part"]) == (claim, part) for each in awaiting())
+    if not holds and not listed:
         raise EvidenceError(
-            f"claim {claim!r}: {statement}: measured {describe(verdict)}, predicted {prediction}"
+            f"claim {claim!r}: {statement}: measured {describe(found)}, predicted {prediction}"
         )
-    display(verdict)
+    display(
+        Verdict(
+            claim=claim,
+            part=part,
+            anchor=_anchor(claim, statement),
+            statement=statement,
+            prediction=prediction,
+            measured=found.mean,
+            low=found.low,
+            high=found.high,
+            n=found.n,
+            exact=found.exact,
+            review=(PASSES_AGAIN if holds else UNDER_REVIEW) if listed else "",
+        )
+    )
 
 
 def _statement(claim: str, part: str | None) -> str:
@@ -237,19 +246,23 @@ def _anchor(claim: str, statement: str) -> str:
 def _card(verdict: Verdict) -> str:
     """The card as HTML, styled inline: JupyterLab and Colab do not load the book's style sheet.
 
-    The second and later measurements of a claim in a notebook do not repeat its words.
+    The second and later measurements of a claim in a notebook do not repeat its words. A claim with
+    a check in awaiting.yml has no verdict until that is decided.
     """
     entry = claims()[verdict.claim]
     said_by = "; ".join(entry["said_by"])
     source = f" ({escape(said_by)})" if said_by else ""
-    lines = [
-        f"<strong>Claim{source}:</strong> {escape(entry['claim'])}",
+    claim = f"<strong>Claim{source}:</strong> {escape(entry['claim'])}"
+    measured = (
         f"<strong>Measured:</strong> {escape(verdict.statement)}: "
-        f"<strong>{describe(verdict)}</strong>, predicted {escape(verdict.prediction)}.",
-        f"<strong>Verdict: {VERDICTS[entry['verdict']]}.</strong> {escape(entry['finding'])}",
-    ]
-    if verdict.anchor != f"evidence-{verdict.claim}":
-        lines = lines[1:2]
+        f"<strong>{describe(verdict)}</strong>, predicted {escape(verdict.prediction)}."
+    )
+    judged = f"<strong>Verdict: {VERDICTS[entry['verdict']]}.</strong> {escape(entry['finding'])}"
+    reasons = [each["reason"] for each in awaiting() if each["claim"] == verdict.claim]
+    if reasons:
+        judged = f"<strong>Under review.</strong> {escape(' '.join(reasons))}"
+    first = verdict.anchor == f"evidence-{verdict.claim}"
+    lines = [claim, measured, judged] if first else [measured, judged] if reasons else [measured]
     return (
         f'<div class="nbu-evidence" id="{verdict.anchor}" style="border-left:4px solid #0072b2;'
         'padding:.4em .9em;margin:.6em 0;line-height:1.45">'

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib_inline.backend_inline import set_matplotlib_formats
-from scipy import stats
+
+from .intervals import half_width
 
 INK = "#1f2933"
 PAPER = "#fbfbf9"
@@ -25,6 +27,7 @@ GRID = "#d9dce0"
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7",
 )  # fmt: skip
+DIVERGED = "#8e4585"  # runs without a finite result; neither a series nor a value looks like this
 
 
 class Style(NamedTuple):
@@ -94,22 +97,30 @@ def style_of(name: object, position: int = 0) -> Style:
 
 
 def summary(frame: pd.DataFrame, by: Sequence[str] | str, value: str) -> pd.DataFrame:
-    """Mean, 95 % interval (Student's t) and count of `value` per setting: mean, low, high, n.
+    """What `value` is per setting: mean, low, high (95 % interval, Student's t), n, diverged.
 
-    Rows of one setting are taken as repetitions (seeds). Raises KeyError for a column that is not
-    there.
+    Rows of one setting are taken as repetitions (seeds). Those that the column `diverged` marks, or
+    whose value is not finite, are counted in `diverged`; mean, interval and `n` are of the others.
+    Raises KeyError for a column that is not there.
     """
     by = [by] if isinstance(by, str) else list(by)
     missing = [name for name in [*by, value] if name not in frame]
     if missing:
         raise KeyError(f"no column {missing} in the measurements; there are {list(frame.columns)}")
-    table = frame.groupby(by, sort=True)[value].agg(["mean", "std", "count"]).reset_index()
-    n = table["count"].to_numpy()
-    scale = np.where(n > 1, stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n), 0.0)
-    half = scale * table["std"].fillna(0.0)
-    return table.drop(columns=["std", "count"]).assign(
-        low=table["mean"] - half, high=table["mean"] + half, n=n
-    )
+    values = frame[value].astype(float)
+    lost = ~np.isfinite(values)
+    if "diverged" in frame and value != "diverged":
+        lost |= frame["diverged"].astype(bool)
+    groups = frame[by].assign(_value=values.mask(lost), _lost=lost).groupby(by, sort=True)
+    table = groups["_value"].agg(["mean", "std", "count"])
+    half = half_width(table["std"].to_numpy(), table["count"].to_numpy())
+    return pd.DataFrame({
+        "mean": table["mean"],
+        "low": table["mean"] - half,
+        "high": table["mean"] + half,
+        "n": table["count"],
+        "diverged": groups["_lost"].sum(),
+    }).reset_index()  # fmt: skip
 
 
 def curve(
@@ -129,9 +140,10 @@ def curve(
     `theory` maps x to the prediction, or names such a function for each series of `hue`; it is
     drawn dashed over the range of x. With `line=False` the points of a series are not joined, so
     that the theory stands alone. With `points=False`, for many x, a line in a band takes their
-    place. The count of seeds is written below the axes. `labels` (title, xlabel, yscale, ylim ...)
-    go to `Axes.set`; a logarithmic y shows whole powers of ten. Raises KeyError for a column that
-    is not there.
+    place. The count of seeds is written below the axes. Runs that diverged (see `summary`) are
+    crosses at the bottom edge, one row for each series, and counted below the axes. `labels`
+    (title, xlabel, yscale, ylim ...) go to `Axes.set`; a logarithmic y shows whole powers of ten.
+    Raises KeyError for a column that is not there.
     """
     if ax is None:
         _, ax = plt.subplots()
@@ -162,10 +174,12 @@ def curve(
     if labels.get("yscale") == "log":
         ax.yaxis.set_major_locator(LogLocator(base=10, numticks=9))
         ax.yaxis.set_minor_formatter(NullFormatter())
-    few, many = table["n"].min(), table["n"].max()
+    runs = table["n"] + table["diverged"]
+    few, many = runs.min(), runs.max()
     count = str(few) if few == many else f"{few} to {many}"
     spread = f", {'bars' if points else 'bands'}: 95 % interval" if few > 1 else ""
-    note(ax, f"n = {count} {'seeds' if many > 1 else 'seed'}{spread}")
+    crosses = _mark_diverged(ax, table, x, hue, names)
+    note(ax, f"n = {count} {'seeds' if many > 1 else 'seed'}{spread}{crosses}")
     if hue is not None or theory is not None:
         ax.legend()
     return ax
@@ -178,6 +192,29 @@ def _predict(
     grid = np.linspace(x.min(), x.max(), 300) if theory is not None else []
     values = theory(grid) if theory is not None else []
     ax.plot(grid, values, color=color, linestyle=(0, (5, 2)), linewidth=1.3, label=label, zorder=1)
+
+
+def _mark_diverged(
+    ax: Axes, table: pd.DataFrame, x: str, hue: str | None, names: Sequence[object]
+) -> str:
+    """A cross at the bottom edge for each setting with diverged runs; what the note says of them.
+
+    In a row per series, so that no cross hides another.
+    """
+    told = []
+    for name in names:
+        rows = table if hue is None else table[table[hue] == name]
+        lost = rows[rows["diverged"] > 0]
+        if lost.empty:
+            continue
+        ax.plot(
+            lost[x], [0.03 + 0.05 * len(told)] * len(lost), color=DIVERGED, marker="x",
+            linestyle="none", markersize=7, markeredgewidth=2, clip_on=False, zorder=5,
+            transform=ax.get_xaxis_transform(),
+        )  # fmt: skip
+        count = f"{lost['diverged'].sum()} of {(rows['n'] + rows['diverged']).sum()} diverged"
+        told.append(count if hue is None else f"{style_of(name).label}: {count}")
+    return f"\n× {', '.join(told)}" if told else ""
 
 
 def heatmap(
@@ -195,7 +232,8 @@ def heatmap(
 
     `label` names the colour scale; `annotate` writes the number into each cell; `labels` go to
     `Axes.set`. Text labels of `y` stand in the order of their first appearance, from the top.
-    Raises KeyError for a missing column.
+    A cell in which runs diverged (see `summary`) is hatched, and filled if all did; a combination
+    that was not run stays empty. Raises KeyError for a missing column.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.8, 4.2))
@@ -210,8 +248,23 @@ def heatmap(
     ax.grid(False)
     ax.tick_params(axis="y", rotation=0)
     ax.set(**labels)
-    note(ax, f"mean of n = {int(table['n'].min())} seeds in each cell")
+    lost = _hatch_diverged(ax, table, grid, x, y)
+    runs = table["n"] + table["diverged"]
+    note(ax, f"mean of n = {runs.min()} seeds in each cell{lost}")
     return ax
+
+
+def _hatch_diverged(ax: Axes, table: pd.DataFrame, grid: pd.DataFrame, x: str, y: str) -> str:
+    """Hatch the cells with diverged runs, fill those without another; what the note says of it."""
+    rows = table[table["diverged"] > 0]
+    for row in rows.to_dict("records"):
+        corner = grid.columns.get_loc(row[x]), grid.index.get_loc(row[y])
+        fill, lines = (DIVERGED, PAPER) if row["n"] == 0 else ("none", DIVERGED)
+        ax.add_patch(Rectangle(corner, 1, 1, facecolor=fill, edgecolor=lines, hatch="//", lw=0))
+    if rows.empty:
+        return ""
+    runs = (table["n"] + table["diverged"]).sum()
+    return f"\nhatched: {rows['diverged'].sum()} of {runs} runs diverged, left out of the means"
 
 
 def note(ax: Axes, text: str) -> None:

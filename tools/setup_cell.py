@@ -18,7 +18,9 @@ import os
 import subprocess
 import sys
 
-if importlib.util.find_spec("nbutils") is None:
+found = importlib.util.find_spec("nbutils")
+place = str(found and found.origin).removesuffix("__init__.py")
+if found is None:
     source = os.environ.get("NBUTILS_SOURCE", "git+{url}@main")
     if "/OWNER/REPO" in source:
         raise ModuleNotFoundError(
@@ -28,6 +30,11 @@ if importlib.util.find_spec("nbutils") is None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     subprocess.run([*pip, source], check=True)
     importlib.invalidate_caches()
+elif not os.path.isfile(place + "evidence.py"):
+    raise ImportError(
+        f"Another package named nbutils is installed, at {{place}}: run "
+        "`pip uninstall nbutils`, restart the kernel, and run this cell again."
+    )
 """
 
 

@@ -2,8 +2,8 @@
 
 jupyter-cache recognizes a notebook by its code cells alone, so an edit of nbutils would leave stale
 outputs. Therefore the cache folder is named by a hash of all that the outputs depend on besides the
-notebook: nbutils, the claims, the base seed, and the versions of the libraries that compute and
-draw.
+notebook: nbutils, the claims, the list of checks under review, the base seed, and the versions of
+the libraries that compute and draw.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
-LIBRARIES = ("torch", "numpy", "matplotlib", "seaborn")
+LIBRARIES = (
+    "torch", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib", "seaborn", "flax", "keras",
+    "onnxruntime",
+)  # fmt: skip
 EVIDENCE = "application/vnd.nbutils.evidence+json"  # left by nbutils.evidence.check
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -50,7 +53,8 @@ def cache_key(root: Path) -> str:
     """Hash of everything besides the notebook that its outputs depend on."""
     digest = hashlib.sha256(Path(__file__).read_bytes())  # it edits the outputs
     package = (path for path in (root / "nbutils").rglob("*") if path.suffix != ".pyc")
-    for path in filter(Path.is_file, sorted((*package, root / "book/claims.yml"))):
+    lists = (root / "book/claims.yml", root / "book/awaiting.yml")
+    for path in filter(Path.is_file, sorted((*package, *lists))):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
         digest.update(path.read_bytes() + b"\0")
     digest.update(f"NBUTILS_SEED={os.environ.get('NBUTILS_SEED', '')}\n".encode())

@@ -2,7 +2,7 @@
 
 `nbutils.evidence.check` leaves an output of the type EVIDENCE in the cell that measured. Here those
 outputs are gathered from the executed chapters, compared with book/claims.yml, and rendered by the
-directive `ledger`.
+directive `ledger`. A claim with a check in book/awaiting.yml has no verdict: it is under review.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from nbutils.evidence import VERDICTS, Interval, describe
+from nbutils.evidence import PASSES_AGAIN, UNDER_REVIEW, VERDICTS, Interval, describe
 
 from .execution import EVIDENCE, chapters, code_cells, executed
 
 EVIDENCE_FILE = "_build/evidence.json"
 CLAIMS_FILE = "book/claims.yml"
+AWAITING_FILE = "book/awaiting.yml"
 FIELDS = {"id", "claim", "said_by", "source", "chapter", "decided_by", "verdict", "finding"}
 OPTIONAL = {"quantity"}  # what evidence.check calls the measurement
+REVIEW = UNDER_REVIEW.replace(" ", "-")  # in the place of a verdict
+AWAITING_FIELDS = {"claim", "part", "number", "reason"}
 DECIDED_BY = ("measurement", "citation", "not-testable")
 
 
@@ -38,6 +41,7 @@ class Evidence:
 
     page: str
     claim: str
+    part: str | None
     anchor: str
     statement: str
     measured: float
@@ -45,6 +49,7 @@ class Evidence:
     high: float
     n: int
     exact: bool
+    review: str
 
 
 def gather(root: Path, cache_path: str) -> list[Evidence]:
@@ -61,10 +66,9 @@ def gather(root: Path, cache_path: str) -> list[Evidence]:
     return found
 
 
-def load_claims(root: Path) -> list[dict[str, Any]]:
-    """The claims of book/claims.yml."""
-    text = (root / CLAIMS_FILE).read_text(encoding="utf-8")
-    return yaml.safe_load(text) or []
+def load(root: Path, name: str) -> list[dict[str, Any]]:
+    """The entries of CLAIMS_FILE or AWAITING_FILE."""
+    return yaml.safe_load((root / name).read_text(encoding="utf-8")) or []
 
 
 def problems_of_claim(claim: dict[str, Any]) -> Iterator[str]:
@@ -90,7 +94,27 @@ def problems_of_claim(claim: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: said_by has to be a list."
 
 
-def problems(claims: list[dict[str, Any]], evidence: list[Evidence]) -> list[str]:
+def problems_of_awaiting(awaiting: list[dict[str, Any]], evidence: list[Evidence]) -> Iterator[str]:
+    """Each entry has its fields, stands there once, and names a check that a chapter makes."""
+    checks = {(item.claim, item.part) for item in evidence}
+    listed: set[tuple[str, str | None]] = set()
+    for entry in awaiting:
+        if set(entry) != AWAITING_FIELDS:
+            wanted = ", ".join(sorted(AWAITING_FIELDS))
+            yield f"{AWAITING_FILE}: an entry has the fields {wanted}; got {entry}."
+            continue
+        check = entry["claim"], entry["part"]
+        name = f"{AWAITING_FILE}: {entry['claim']}, part {entry['part']}"
+        if check in listed:
+            yield f"{name} stands there twice."
+        elif check not in checks:
+            yield f"{name}: no chapter makes this check. Correct it, or take it off the list."
+        listed.add(check)
+
+
+def problems(
+    claims: list[dict[str, Any]], evidence: list[Evidence], awaiting: list[dict[str, Any]] = ()
+) -> list[str]:
     """What keeps claims and evidence from agreeing; empty when they do."""
     told = [problem for claim in claims for problem in problems_of_claim(claim)]
     names = Counter(claim.get("id") for claim in claims)
@@ -112,7 +136,7 @@ def problems(claims: list[dict[str, Any]], evidence: list[Evidence]) -> list[str
     for (page, anchor), count in anchors.items():
         if count > 1:
             told.append(f"{page}: {count} pieces of evidence have the anchor {anchor}.")
-    return told
+    return [*told, *problems_of_awaiting(awaiting, evidence)]
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -128,7 +152,7 @@ def compare(app: Sphinx) -> None:
     """
     root = Path(app.srcdir)
     evidence = gather(root, app.config.nb_execution_cache_path)
-    told = problems(load_claims(root), evidence)
+    told = problems(load(root, CLAIMS_FILE), evidence, load(root, AWAITING_FILE))
     if told:
         raise ExtensionError("Claims and evidence disagree.\n" + "\n".join(told))
     write_if_changed(
@@ -148,9 +172,11 @@ class Ledger(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         root = Path(self.env.srcdir)
-        for name in (CLAIMS_FILE, EVIDENCE_FILE):
+        for name in (CLAIMS_FILE, AWAITING_FILE, EVIDENCE_FILE):
             self.env.note_dependency(str(root / name))
-        claims = load_claims(root)
+        claims, self.reviews = load(root, CLAIMS_FILE), defaultdict(list)
+        for entry in load(root, AWAITING_FILE):
+            self.reviews[entry["claim"]].append(entry)
         evidence = defaultdict(list)
         for fields in json.loads((root / EVIDENCE_FILE).read_text(encoding="utf-8")):
             evidence[fields["claim"]].append(Evidence(**fields))
@@ -169,15 +195,28 @@ class Ledger(SphinxDirective):
 
     def counts(self, claims: list[dict[str, Any]]) -> nodes.Node:
         """One line: how many claims there are, and how many of each verdict."""
-        counted = Counter(claim["verdict"] for claim in claims)
+        counted = Counter(self.verdict(claim) for claim in claims)
         line = nodes.paragraph(classes=["ledger-counts"])
         line += nodes.strong("", f"{len(claims)} claims")
-        for verdict in VERDICTS:
+        for verdict in (*VERDICTS, REVIEW):
             if counted[verdict]:
                 line += nodes.Text(" ")
                 text = f"{counted[verdict]} {label(verdict)}"
                 line += nodes.inline("", text, classes=["verdict", verdict])
         return line
+
+    def verdict(self, claim: dict[str, Any]) -> str:
+        """The claim's verdict, or REVIEW while one of its checks is in awaiting.yml."""
+        return REVIEW if self.reviews[claim["id"]] else claim["verdict"]
+
+    def state_of_review(self, item: Evidence) -> str:
+        """What a check in awaiting.yml has come to; empty for one that is not there."""
+        fell = [each["number"] for each in self.reviews[item.claim] if each["part"] == item.part]
+        if not fell:
+            return ""
+        if item.review == PASSES_AGAIN:
+            return f", passes again (it fell with {fell[0]}): take it off {AWAITING_FILE}"
+        return f", {UNDER_REVIEW} since it fell with {fell[0]}"
 
     def heading(self, root: Path, chapter: str, path: Path | None) -> list[nodes.Node]:
         if path is None:
@@ -195,13 +234,14 @@ class Ledger(SphinxDirective):
         """One claim: the sentence, its verdict, who says it, what decides it, the measurements."""
         entry = nodes.container(classes=["ledger-entry"], ids=[f"claim-{claim['id']}"])
         head = nodes.paragraph(classes=["ledger-claim"])
-        verdict = claim["verdict"]
+        verdict = self.verdict(claim)
         head += nodes.inline("", label(verdict), classes=["verdict", verdict])
         head += nodes.Text(" ")
         head += self.inline_markdown(claim["claim"])
         entry += head
         finding = nodes.paragraph(classes=["ledger-finding"])
-        finding += self.inline_markdown(claim["finding"])
+        reasons = [f"Under review: {each['reason']}" for each in self.reviews[claim["id"]]]
+        finding += self.inline_markdown(" ".join(reasons) or claim["finding"])
         entry += finding
         for item in evidence:
             line = nodes.paragraph(classes=["ledger-measured"])
@@ -209,6 +249,7 @@ class Ledger(SphinxDirective):
             line += self.inline_markdown(item.statement)
             line += nodes.Text(" ")
             line += self.link(item.page, item.anchor, measured_text(item))
+            line += nodes.Text(self.state_of_review(item))
             entry += line
         origin = nodes.paragraph(classes=["ledger-origin"])
         if claim["said_by"]:

@@ -22,7 +22,7 @@ import setup_cell
 from measured.execution import chapters, toc_files
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "_build/html"
 READING_ORDER = [path.relative_to(ROOT).with_suffix(".html").as_posix() for path in toc_files(ROOT)]
 CHAPTERS = [path.relative_to(ROOT).with_suffix(".html").as_posix() for path in chapters(ROOT)]

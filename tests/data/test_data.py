@@ -76,6 +76,11 @@ def test_every_epoch_is_a_permutation(n, steps, seed, part):
         assert all(0 <= index < n for index in epoch)
 
 
+def test_every_epoch_has_an_order_of_its_own():
+    epochs = data.minibatches(50, 10, 20, 0).view(4, 50)
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
+
+
 def test_seeds_give_other_orders():
     assert not torch.equal(data.minibatches(50, 5, 9, 0), data.minibatches(50, 5, 9, 1))
 

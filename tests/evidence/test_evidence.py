@@ -8,6 +8,7 @@ from scipy import stats
 
 from nbutils import evidence
 from nbutils.evidence import EvidenceError, check, interval
+from nbutils.intervals import wilson
 
 CLAIMS = {
     "one": {
@@ -18,6 +19,10 @@ CLAIMS = {
         "id": "two", "claim": "parts", "said_by": [], "verdict": "false", "finding": "No.",
         "quantity": {"a": "first thing", "b": "second thing"},
     },
+    "marked up": {
+        "id": "marked up", "claim": "<i>c", "said_by": ["<i>s"], "verdict": "depends",
+        "finding": "<i>f & more", "quantity": "<i>q",
+    },
     "cited": {"id": "cited", "claim": "c", "said_by": [], "verdict": "holds", "finding": "f"},
 }  # fmt: skip
 
@@ -27,6 +32,7 @@ def shown(monkeypatch):
     """What `check` displays, on a small set of claims."""
     displayed = []
     monkeypatch.setattr(evidence, "claims", lambda: CLAIMS)
+    monkeypatch.setattr(evidence, "awaiting", list)
     monkeypatch.setattr(evidence, "display", displayed.append)
     return displayed
 
@@ -41,6 +47,15 @@ def test_interval_is_students():
 
 def test_one_number_is_exact():
     assert interval(2.5) == evidence.Interval(2.5, 2.5, 2.5, 1, True)
+
+
+def test_an_interval_of_another_kind_is_taken_as_it_is(shown):
+    check("one", measured=wilson(19, 20), above=0.76)
+    assert (shown[0].measured, shown[0].n, shown[0].exact) == (0.95, 20, False)
+    with pytest.raises(EvidenceError, match=r"0.95 \[0.76, 0.99\], n = 20"):
+        check("one", measured=wilson(19, 20), above=0.77)
+    with pytest.raises(ValueError, match="at least 3"):
+        check("one", measured=wilson(2, 2), above=0)
 
 
 @pytest.mark.parametrize("bad", [[], [1.0, float("nan")], float("inf"), np.ones((2, 2))])
@@ -64,6 +79,24 @@ def test_the_interval_decides_not_the_mean(shown):
 def test_relative_tolerance_and_bounds_meet(shown):
     check("one", measured=-2.0, expected=-2.1, rel=0.05, below=-1)
     assert shown[0].prediction == "-2.1 ± 0.05 of it and below -1"
+
+
+@pytest.mark.parametrize(
+    "bound", [{"above": 1.9}, {"below": 2.1}, {"above": 1.99, "below": 2.2}, {"below": 2.01}]
+)
+def test_an_expected_value_leaves_the_bounds_in_force(shown, bound):
+    """Within the tolerance of what is expected, and still outside a bound."""
+    wide = {"expected": 2.0, "tol": 0.5}
+    outside = 1.8 if "above" in bound else 2.2
+    check("one", measured=2.0, **wide, **bound)
+    with pytest.raises(EvidenceError):
+        check("one", measured=outside, **wide, **bound)
+
+
+@pytest.mark.parametrize(("bound", "measured"), [({"above": 1.0}, 1.2), ({"below": 3.0}, 2.8)])
+def test_a_bound_leaves_the_tolerance_in_force(bound, measured):
+    with pytest.raises(EvidenceError):
+        check("one", measured=measured, expected=2.0, tol=0.5, **bound)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +144,14 @@ def test_the_card_is_html_text_and_data(shown):
     assert "n = 3" in bundle["text/plain"]
 
 
+def test_no_word_of_a_claim_is_markup(shown):
+    check("marked up", measured=1.0, above=0)
+    html = shown[0]._repr_mimebundle_()["text/html"]
+    for word in ("c", "s", "q", "f &amp; more"):
+        assert f"&lt;i&gt;{word}" in html
+    assert "<i>" not in html
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -147,3 +188,65 @@ def test_later_measurements_of_a_claim_do_not_repeat_its_words(shown, monkeypatc
     assert "Verdict: false." in first
     assert "Verdict" not in second
     assert "second thing" in second
+
+
+# --- checks that fell and are under review ---
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    entries = [
+        {"claim": "one", "part": None, "number": "3", "reason": "The <rate> is at an edge."},
+        {"claim": "two", "part": "b", "number": "0.2 [0, 0.4], n = 5", "reason": "Why?"},
+    ]
+    monkeypatch.setattr(evidence, "awaiting", lambda: entries)
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_listed_check_that_fails_shows_its_number_and_no_verdict(shown):
+    check("one", measured=[1.0, 1.1, 1.2], above=2)
+    bundle = shown[0]._repr_mimebundle_()
+    assert "1.10 [0.85, 1.35], n = 3</strong>, predicted above 2" in bundle["text/html"]
+    assert "<strong>Under review.</strong> The &lt;rate&gt; is at an edge." in bundle["text/html"]
+    assert "Verdict" not in bundle["text/html"]
+    assert "It is so." not in bundle["text/html"]  # nor the finding
+    assert bundle[evidence.MIME]["review"] == "under review"
+    assert bundle["text/plain"].endswith("predicted above 2; under review")
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_listed_check_that_passes_again_says_so(shown):
+    check("one", measured=[1.0, 1.1, 1.2], above=0)
+    assert shown[0].review == "passes again"
+    assert "Under review" in shown[0]._repr_mimebundle_()["text/html"]  # until it leaves the list
+
+
+@pytest.mark.usefixtures("listed")
+def test_the_list_excuses_only_what_it_names(shown):
+    check("two", "b", measured=0.0, above=1)
+    with pytest.raises(EvidenceError):
+        check("two", "a", measured=0.0, above=1)
+    with pytest.raises(EvidenceError):
+        check("one", "at rest", measured=0.0, above=1)
+    with pytest.raises(ValueError, match="must be finite"):
+        check("one", measured=[0.0, 1.0, float("nan")], above=1)
+    with pytest.raises(ValueError, match="at least 3"):
+        check("one", measured=[0.0, 0.0], above=1)
+    assert len(shown) == 1
+
+
+@pytest.mark.usefixtures("listed")
+def test_one_part_under_review_leaves_the_claim_without_a_verdict(shown):
+    check("two", "a", measured=2.0, above=1)
+    assert shown[0].review == ""
+    html = shown[0]._repr_mimebundle_()["text/html"]
+    assert "<strong>Under review.</strong> Why?" in html
+    assert "Verdict" not in html
+
+
+def test_both_lists_are_found_where_nbutils_is(monkeypatch):
+    monkeypatch.undo()
+    assert evidence.claims()
+    assert isinstance(evidence.awaiting(), list)
+    with pytest.raises(FileNotFoundError, match=r"nothing.yml was looked for at .*reinstall"):
+        evidence._read("nothing.yml")

@@ -65,6 +65,29 @@ def test_words_keep_their_order():
     assert data_of(explorables.curves(frame, **settings).data)["controls"][1] == ["small", "large"]
 
 
+@pytest.mark.parametrize(
+    ("start", "places"),
+    [({"depth": 2, "gain": 0.5}, ["0", "0"]), ({"depth": 2, "gain": 1.0}, ["0", "1"]),
+     ({"depth": 3, "gain": 0.5}, ["1", "0"])],
+)  # fmt: skip
+def test_sliders_begin_at_the_start_and_end_at_the_last_value(start, places):
+    html = explorables.curves(FRAME, **(SETTINGS | {"start": start})).data
+    sliders = re.findall(r'min="0" max="(\d)" step="1" value="(\d)"', html)
+    assert sliders == [("1", place) for place in places]
+
+
+@pytest.mark.parametrize(
+    ("value", "drawn"), [(1234.56, 1235), (0.00123456, 0.001235), (-2.0, -2), (12345678, 1.235e7)]
+)
+def test_data_have_four_digits(value, drawn):
+    frame = pd.DataFrame({"n": 1, "x": [1.0, 3.14159], "y": [value, 0.0]})
+    html = explorables.curves(
+        frame, controls=["n"], x="x", y="y", start={"n": 1}, caption=lambda rows: "c"
+    ).data
+    assert data_of(html)["curves"][0] == ["c", [[drawn, 0]]]
+    assert data_of(html)["panels"][0]["x"] == [1, 3.142]
+
+
 def test_controls_and_text_equivalent():
     html = explorables.curves(FRAME, labels={"gain": "gain σ"}, **SETTINGS).data
     assert html.count('type="range"') == 2

@@ -36,6 +36,29 @@ def test_right_answers():
     assert FUNCTION.remark(lambda t: t + t) == RIGHT
 
 
+@pytest.mark.parametrize("answer", [0.5 * (1 + 0.9e-4), 0.5 * (1 - 0.9e-4)])
+def test_answers_within_the_tolerance_are_right(answer):
+    assert NUMBER.remark(answer) == RIGHT
+    assert Exercise("9.5", right=5.0, rel=0.1).remark(10 * answer) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("right", "answer"),
+    [(0.5, 0.5 * (1 + 1.1e-4)), (0.5, 0.5 * (1 - 1.1e-4)), (0.0, 2e-8), (1e-6, 1.1e-6)],
+)
+def test_answers_beyond_the_tolerance_are_wrong(right, answer):
+    assert Exercise("9.6", right=right).remark(answer).startswith("Not yet")
+
+
+def test_nan_is_right_where_the_answer_is_nan_and_nowhere_else():
+    nan, values = float("nan"), torch.tensor([1.0, float("nan")])
+    assert NUMBER.remark(nan).startswith("Not yet")
+    exercise = Exercise("9.7", right=values)
+    assert exercise.remark(values.clone()) == RIGHT
+    assert exercise.remark(torch.tensor([1.0, 0.0])).startswith("Not yet")
+    assert exercise.remark(torch.tensor([nan, nan])).startswith("Not yet")
+
+
 @pytest.mark.parametrize(
     ("exercise", "answer", "words"),
     [
