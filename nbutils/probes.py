@@ -1,14 +1,15 @@
 """What flows through any `nn.Module`, as one tidy table: activations, gradients, weights, updates.
 
-A probe never leaves a trace: mode, buffers, gradients, random number generators and hooks of the
-model are as they were, also after an exception.
+A probe never leaves a trace: mode, buffers, plain tensors, gradients, random number generators and
+hooks of the model are as they were, also after an exception (`nbutils.state.traceless`).
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
 
 import pandas as pd
@@ -16,19 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-COLUMNS = ["layer", "kind", "call", "output", "metric", "value"]
+from nbutils.state import call, check_variance, modules_of, traceless
+
+COLUMNS = ["layer", "kind", "call", "output", "metric", "value", "finite"]
 
 
 def measure(
     model: nn.Module,
-    x: Tensor | tuple,
+    batch: object,
     loss: Callable[[object], Tensor] | None = None,
     layers: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Run model(x), and with `loss` the backward pass of loss(model(x)), and measure every layer.
+    """Run the model on a batch, with `loss` the backward pass of loss(output), and measure layers.
 
-    The model runs in its current mode. `x` is its input, a tuple its positional arguments. `layers`
-    names the modules to watch, as in `model.named_modules()`; by default all without submodules.
+    The model runs in its current mode, and uncompiled. `batch` is what `nbutils.state.call` takes:
+    an input, several in a tuple or list (the labels of a DataLoader are left out), or a dict of
+    keyword inputs. `layers` names the modules to watch, as in `model.named_modules()`; by default
+    all without submodules.
 
     Returns one row per measured number, in the order of the forward pass, then the parameters:
     - layer, kind: name and class of the module.
@@ -38,13 +43,21 @@ def measure(
     - metric, value. Of each floating point output, as the module returned it:
       activation_rms, activation_mean;
       dead_fraction, the share of units (elements of the output beside its batch axis, 0) that are 0
-      for every example: meaningful behind ReLU and its like only;
+      for every example: meaningful behind ReLU and its like only; NaN where not all are finite;
       gradient_norm and gradient_rms, of the loss with respect to the output, all examples together.
       Of each parameter: weight_norm and, if the loss reaches it, weight_gradient_norm.
+    - finite: whether all the values behind the number are; False says that the run diverged.
     Norms are Euclidean. Half precision is measured in float32.
 
-    Raises RuntimeError for a loss under no_grad or inference_mode, or one that needs no gradient;
-    ValueError for an unknown layer, a loss that is not one number, a model not yet initialized.
+    The gradient at each layer, for a random gradient at the output, is one line:
+        measure(net, x, lambda out: (out * torch.randn_like(out)).sum()).query(
+            "metric == 'gradient_norm'")
+
+    Warns of a norm with so few values that its output hardly depends on the input. Raises
+    RuntimeError for a loss under no_grad or inference_mode, or one that needs no gradient, and
+    where no watched layer ran; ValueError for an unknown layer, an empty batch, a negative running
+    variance in use, a loss that is not one number, a model not yet initialized; TypeError for what
+    is not an `nn.Module`, for TorchScript, and for a batch that can be read in two ways.
     """
     if loss is not None and not torch.is_grad_enabled():
         raise RuntimeError(
@@ -64,16 +77,21 @@ def measure(
         return hook
 
     gradients: dict[int, Tensor] = {}
-    with _traceless(model, x):
+    with traceless(model, batch):
         handles = [module.register_forward_hook(watch(name)) for name, module in watched.items()]
-        try:
-            with torch.set_grad_enabled(loss is not None):
-                result = model(*x) if isinstance(x, tuple) else model(x)
-        finally:
-            for handle in handles:  # before the backward pass: checkpointing runs forward again
-                handle.remove()
+        for name, module in watched.items():
+            handles.append(module.register_forward_pre_hook(_Look(name)))
+        with torch.set_grad_enabled(loss is not None):
+            result = call(model, batch)
+        for handle in handles:  # before the backward pass: checkpointing runs forward again
+            handle.remove()
+        if watched and not calls:
+            raise RuntimeError(
+                f"none of the watched layers ran, from {next(iter(watched))!r} on: the model "
+                "computes without calling them, as an exported program does. Pass the nn.Module."
+            )
         if loss is not None:
-            gradients = _backward(model, x, _scalar(loss(result)))
+            gradients = _backward(model, batch, _scalar(loss(result)))
 
     rows = [row for output in outputs for row in output.rows()]
     for name, module in model.named_modules():
@@ -81,9 +99,11 @@ def measure(
             continue
         for parameter_name, parameter in module.named_parameters(recurse=False):
             key = (name, type(module).__name__, 0, parameter_name)
-            rows.append((*key, "weight_norm", _norm(parameter).item()))
+            rows.append((*key, "weight_norm", _norm(parameter).item(), _finite(parameter)))
             if id(parameter) in gradients:
-                rows.append((*key, "weight_gradient_norm", _norm(gradients[id(parameter)]).item()))
+                gradient = gradients[id(parameter)]
+                norm = _norm(gradient).item()
+                rows.append((*key, "weight_gradient_norm", norm, _finite(gradient)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -97,7 +117,8 @@ def updates(model: nn.Module, before: dict[str, Tensor]) -> pd.DataFrame:
 
     Returns the columns of `measure`, output being the parameter's name, with three metrics each:
     weight_norm (at the snapshot), update_norm (of the difference) and relative_update, the second
-    over the first (infinite where a weight left 0, and NaN where it stayed there).
+    over the first (infinite where a weight left 0, and NaN where it stayed there). `finite` speaks
+    of the values at the snapshot for the first, of those and the present ones for the others.
     Raises ValueError if the snapshot is of another model.
     """
     after = {name: (p.shape, p.device) for name, p in model.named_parameters()}
@@ -110,10 +131,11 @@ def updates(model: nn.Module, before: dict[str, Tensor]) -> pd.DataFrame:
     for name, parameter in model.named_parameters():
         layer, _, parameter_name = name.rpartition(".")
         key = (layer, type(model.get_submodule(layer)).__name__, 0, parameter_name)
-        weight, update = _norm(before[name]), _norm(parameter.detach() - before[name])
-        rows.append((*key, "weight_norm", weight.item()))
-        rows.append((*key, "update_norm", update.item()))
-        rows.append((*key, "relative_update", (update / weight).item()))
+        step = parameter.detach() - before[name]
+        weight, update, finite = _norm(before[name]), _norm(step), _finite(step)
+        rows.append((*key, "weight_norm", weight.item(), _finite(before[name])))
+        rows.append((*key, "update_norm", update.item(), finite))
+        rows.append((*key, "relative_update", (update / weight).item(), finite))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -123,28 +145,67 @@ class _Output:
     def __init__(self, name: str, module: nn.Module, call: int, path: str, tensor: Tensor) -> None:
         self.key = (name, type(module).__name__, call, path)
         values = _measurable(tensor)
+        finite = _finite(values)
         self.metrics = {
-            "activation_rms": _rms(values),
-            "activation_mean": values.mean().item(),
+            "activation_rms": (_rms(values), finite),
+            "activation_mean": (values.mean().item(), finite),
         }
         if values.dim() > 0:
-            dead = (values == 0).all(dim=0)
-            self.metrics["dead_fraction"] = dead.float().mean().item()
+            dead = (values == 0).all(dim=0).float().mean().item()
+            self.metrics["dead_fraction"] = (dead if finite else float("nan"), finite)
         if tensor.requires_grad:
             # A hook on the tensor sees the gradient of the value before any change in place.
             tensor.register_hook(self.receive)
 
     def receive(self, gradient: Tensor) -> None:
-        self.metrics["gradient_norm"] = _norm(gradient).item()
-        self.metrics["gradient_rms"] = _rms(_measurable(gradient))
+        finite = _finite(gradient)
+        self.metrics["gradient_norm"] = (_norm(gradient).item(), finite)
+        self.metrics["gradient_rms"] = (_rms(_measurable(gradient)), finite)
 
     def rows(self) -> list[tuple]:
-        return [(*self.key, metric, value) for metric, value in self.metrics.items()]
+        return [(*self.key, metric, *measured) for metric, measured in self.metrics.items()]
+
+
+class _Look:
+    """Before a norm runs: is there a variance in what it gets, and in what it remembers?"""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.warned = name, False
+
+    def __call__(self, module: nn.Module, inputs: tuple) -> None:
+        if module._buffers.get("running_var") is not None and not module.training:
+            check_variance(module, self.name)
+        few = _few_values(module, inputs[0]) if inputs and isinstance(inputs[0], Tensor) else ""
+        if few and not self.warned:
+            self.warned = True
+            shape = tuple(inputs[0].shape)
+            warnings.warn(f"{self.name or 'the model'} has {few}, in {shape}.", stacklevel=2)
+
+
+def _few_values(module: nn.Module, x: Tensor) -> str:
+    """What is wrong with a norm that has one or two values to average over; "" if nothing is."""
+    kind = type(module).__name__
+    if kind in ("LayerNorm", "RMSNorm") and math.prod(module.normalized_shape) == 1:
+        output = "the shift" if kind == "LayerNorm" else "the scale, with the sign of its input"
+        return f"one value to normalize ({kind}): its output is {output}"
+    if isinstance(module, nn.GroupNorm) and x[0].numel() == module.num_groups:
+        return "one value per group (GroupNorm): its output is the shift"
+    if "running_var" in module._buffers and "Instance" not in kind:
+        by_batch = module.training or module.running_var is None
+        if by_batch and x.dim() > 1 and x.numel() == 2 * x.shape[1]:
+            return f"two values per channel ({kind}): normalized they are 1 and -1, nearly always"
+    return ""
 
 
 def _measurable(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
+    if tensor.layout != torch.strided:  # the gradient of Embedding(sparse=True)
+        tensor = tensor.to_dense()
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _finite(tensor: Tensor) -> bool:
+    return _measurable(tensor).isfinite().all().item()
 
 
 def _norm(tensor: Tensor) -> Tensor:
@@ -167,6 +228,7 @@ def _tensors(result: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _watched(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
+    modules_of(model)  # refuses what cannot be protected
     if any(is_lazy(tensor) for tensor in chain(model.parameters(), model.buffers())):
         raise ValueError(
             "the model has lazy layers without a shape yet: run it once, then measure."
@@ -195,36 +257,13 @@ def _scalar(value: object) -> Tensor:
     return value
 
 
-def _backward(model: nn.Module, x: Tensor | tuple, loss: Tensor) -> dict[int, Tensor]:
+def _backward(model: nn.Module, batch: object, loss: Tensor) -> dict[int, Tensor]:
     """Gradients by id of the parameter; autograd.grad, unlike backward(), touches no .grad."""
     leaves = [p for p in model.parameters() if p.requires_grad]
-    inputs = [t for _, t in _tensors(x) if t.requires_grad]
+    inputs = [t for _, t in _tensors(batch) if t.requires_grad]
     found = torch.autograd.grad(loss, leaves + inputs, allow_unused=True)
     return {
         id(leaf): gradient
         for leaf, gradient in zip(leaves, found, strict=False)
         if gradient is not None
     }
-
-
-@contextmanager
-def _traceless(model: nn.Module, x: Tensor | tuple) -> Iterator[None]:
-    """Inside, the model computes on copies of its buffers; after, everything is as it was."""
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
-    copies: dict[int, Tensor] = {id(b): b.clone() for b in model.buffers()}
-    tensors = chain(model.parameters(), model.buffers(), (t for _, t in _tensors(x)))
-    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
-    with torch.random.fork_rng(devices=devices):
-        try:
-            for module in modules:
-                for name, buffer in module._buffers.items():
-                    if buffer is not None:
-                        module._buffers[name] = copies[id(buffer)]
-            yield
-        finally:
-            for module, mode, originals in zip(modules, modes, buffers, strict=True):
-                module.training = mode
-                module._buffers.clear()
-                module._buffers.update(originals)

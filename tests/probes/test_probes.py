@@ -1,4 +1,4 @@
-"""A probe measures what a reader would compute by hand, and leaves no trace."""
+"""A probe measures what a reader would compute by hand."""
 
 from __future__ import annotations
 
@@ -6,35 +6,15 @@ import copy
 import math
 from dataclasses import dataclass
 
+import pandas as pd
 import pytest
 import torch
+from probing import X, Y, approx, loss, value
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from nbutils.networks import CNN, MLP
+from nbutils.networks import MLP
 from nbutils.probes import COLUMNS, measure, snapshot, updates
-
-X = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(8)
-
-
-def loss(logits: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, Y)
-
-
-def value(table, layer, metric, call=0, output="") -> float:
-    chosen = (table.layer == layer) & (table.metric == metric)
-    chosen &= (table.call == call) & (table.output == output)
-    assert chosen.sum() == 1, (layer, metric, call, output)
-    return table[chosen].value.item()
-
-
-def approx(tensor: Tensor) -> object:
-    return pytest.approx(tensor.item(), rel=1e-5)
-
-
-# What it measures.
 
 
 def test_every_metric_by_hand():
@@ -186,6 +166,106 @@ def test_input_that_requires_a_gradient():
     assert x.grad is None
 
 
+def test_half_precision_gradients_are_measured_in_float32():
+    """Their norms lie above the largest number of float16, 65,504."""
+    net = nn.Linear(2, 8, dtype=torch.float16)
+    x = torch.ones(4, 2, dtype=torch.float16)
+    table = measure(net, x, lambda out: (out * 10000).float().sum())
+    assert value(table, "", "gradient_norm") == pytest.approx(10000 * math.sqrt(32), rel=1e-3)
+    assert value(table, "", "gradient_rms") == pytest.approx(10000, rel=1e-3)
+    norm = value(table, "", "weight_gradient_norm", output="weight")
+    assert norm == pytest.approx(40000 * math.sqrt(16), rel=1e-3)
+
+
+def test_gradient_profile_by_hand():
+    net = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4)))
+    torch.manual_seed(1)
+    table = measure(net, X, lambda out: (out * torch.randn_like(out)).sum())
+    torch.manual_seed(1)
+    h, passed = X, []
+    for layer in net:
+        h = layer(h)
+        h.retain_grad()
+        passed.append(h)
+    h.backward(torch.randn_like(h))
+    profile = table.query("metric == 'gradient_norm'").value.tolist()
+    assert profile == pytest.approx([h.grad.double().norm().item() for h in passed], rel=1e-5)
+
+
+class Diverges(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() / x.new_tensor([0.0, *[1.0] * 63])
+
+
+def test_diverged_is_not_alive():
+    """NaN and infinity: no dead fraction, and a column that says so, of gradients too."""
+    net = nn.Sequential(nn.Linear(64, 64), Diverges(), nn.Linear(64, 10))
+    table = measure(net, X, loss)
+    assert math.isnan(value(table, "1", "dead_fraction"))
+    assert value(table, "0", "dead_fraction") == 0
+    finite = table[table.output == ""].groupby("layer").finite
+    assert finite.all().to_dict() == {"0": False, "1": False, "2": False}
+    assert finite.any().to_dict() == {"0": True, "1": False, "2": False}
+    weight = table.query("output == 'weight' and layer == '2'").set_index("metric").finite
+    assert weight.to_dict() == {"weight_norm": True, "weight_gradient_norm": False}
+    assert table.finite.dtype == bool
+
+
+def test_updates_that_diverged():
+    net = nn.Linear(2, 2)
+    before = snapshot(net)
+    with torch.no_grad():
+        net.weight[0, 0] = float("nan")
+    table = updates(net, before)
+    finite = table[table.output == "weight"].set_index("metric").finite.to_dict()
+    assert finite == {"weight_norm": True, "update_norm": False, "relative_update": False}
+    assert table[table.output == "bias"].finite.all()
+
+
+def test_several_calls_of_a_module_that_returns_a_tuple():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair = Returns(lambda x: (x, 2 * x))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pair(self.pair(x)[1])[1]
+
+    table = measure(Twice(), X)
+    rows = table[table.metric == "activation_rms"]
+    assert list(zip(rows.call, rows.output, strict=True)) == [
+        (0, "0"),
+        (0, "1"),
+        (1, "0"),
+        (1, "1"),
+    ]
+
+
+def test_sparse_gradients():
+    nets = [nn.Embedding(5, 3, sparse=sparse) for sparse in (True, False)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    tokens = torch.tensor([[0, 1], [1, 4]])
+    tables = [measure(net, tokens, lambda out: out.square().sum()) for net in nets]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_keyword_inputs():
+    net = nn.Bilinear(64, 64, 2)
+    expected = measure(net, (X, X), lambda out: out.sum())
+    table = measure(net, {"input1": X, "input2": X}, lambda out: out.sum())
+    pd.testing.assert_frame_equal(table, expected)
+    pd.testing.assert_frame_equal(measure(net, [X, X, Y], lambda out: out.sum()), expected)
+
+
+def test_a_compiled_model_that_has_run():
+    net = MLP(2, 16)
+    compiled = torch.compile(net, backend="eager")
+    compiled(X)
+    table, expected = measure(compiled, X, loss), measure(net, X, loss)
+    assert table.value.tolist() == expected.value.tolist()
+    assert compiled(X).equal(net(X))
+
+
 def test_updates():
     net = nn.Linear(2, 2)
     nn.init.constant_(net.weight, 2.0)
@@ -205,126 +285,6 @@ def test_updates():
     assert names == ["layers.0.linear", "head"]
 
 
-# What it leaves behind: nothing.
-
-
-class Trace:
-    """Everything of a model that a probe could change."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.before = self.read()
-        self.values = [t.clone() for t in self.tensors()]
-        self.state = torch.get_rng_state()
-
-    def tensors(self) -> list[Tensor]:
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return [*self.model.parameters(), *self.model.buffers(), *gradients]
-
-    def read(self) -> list:
-        modules = [
-            (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
-            for m in self.model.modules()
-        ]
-        names = [list(m._buffers) for m in self.model.modules()]
-        # Identity and version: not even written to and restored.
-        return [modules, names, [(id(t), t._version) for t in self.tensors()]]
-
-    def check(self) -> None:
-        assert self.read() == self.before
-        for tensor, expected in zip(self.tensors(), self.values, strict=True):
-            assert tensor.equal(expected)
-        assert torch.get_rng_state().equal(self.state)
-
-
-class Raises(nn.Module):
-    """Raises in the forward or the backward pass."""
-
-    def __init__(self, where: str) -> None:
-        super().__init__()
-        self.where = where
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.where == "forward":
-            raise RuntimeError("planted")
-        if self.where == "backward":
-            x = x.clone()
-            x.register_hook(self.backward)
-        return x
-
-    def backward(self, gradient: Tensor) -> Tensor:
-        raise RuntimeError("planted")
-
-
-class Restless(nn.Module):
-    """Switches itself to eval mode, replaces one buffer and registers one more at every call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("seen", torch.zeros(()))
-        self.register_buffer("empty", None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.eval()
-        self.seen = self.seen + 1
-        self.register_buffer(f"another{len(self._buffers)}", torch.ones(()))
-        return x
-
-
-def eventful(last: nn.Module) -> nn.Module:
-    net = nn.Sequential(
-        nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(), Restless(), nn.Linear(16, 10), last
-    )
-    net(X)
-    net.train()
-    net[1].eval()
-    for p in net[0].parameters():
-        p.grad = torch.ones_like(p)
-    net[4].register_forward_hook(lambda *_: None)
-    return net
-
-
-@pytest.mark.parametrize("with_loss", [True, False])
-@pytest.mark.parametrize("training", [True, False])
-def test_no_trace(with_loss, training):
-    net = eventful(nn.Identity()).train(training)
-    trace = Trace(net)
-    table = measure(net, X, loss if with_loss else None)
-    trace.check()
-    assert ("gradient_norm" in set(table.metric)) == with_loss
-    assert measure(net, X, loss if with_loss else None).equals(table)  # the same dropout masks
-
-
-@pytest.mark.parametrize("where", ["forward", "backward", "loss"])
-def test_no_trace_after_an_exception(where):
-    net = nn.Sequential(MLP(1, norm="batch"), nn.Dropout())
-    raising = nn.Sequential(net, Raises(where))
-
-    def planted(logits: Tensor) -> Tensor:
-        if where == "loss":
-            raise RuntimeError("planted")
-        return loss(logits)
-
-    trace = Trace(raising)
-    with pytest.raises(RuntimeError, match="planted"):
-        measure(raising, X, planted)
-    trace.check()
-
-
-def test_the_model_trains_on_as_if_nothing_happened():
-    """Also in the middle of a step, between forward and backward."""
-    nets = [CNN(2, norm="batch", seed=1) for _ in range(2)]
-    images = X.view(8, 1, 8, 8)
-    for index, net in enumerate(nets):
-        outcome = loss(net(images))
-        if index == 0:
-            measure(net, images, loss)
-        outcome.backward()
-    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
-        assert one.grad.equal(other.grad)
-    assert nets[0].layers[0].norm.num_batches_tracked.item() == 1
-
-
 def test_batchnorm_is_measured_in_the_current_mode():
     net = nn.Sequential(nn.BatchNorm1d(64, affine=False))
     net(3 * X)
@@ -333,33 +293,3 @@ def test_batchnorm_is_measured_in_the_current_mode():
 
 
 # Errors.
-
-
-@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
-def test_gradients_switched_off(off):
-    net = MLP(1)
-    with off():
-        assert value(measure(net, X), "head", "activation_rms") > 0
-        with pytest.raises(RuntimeError, match="gradients, and they are off here"):
-            measure(net, X, loss)
-
-
-@pytest.mark.parametrize(
-    ("function", "error", "words"),
-    [
-        (lambda out: out, ValueError, r"one element, got shape \(8, 10\)"),
-        (lambda out: out.sum().item(), ValueError, "one element, got float"),
-        (lambda out: out.detach().sum(), RuntimeError, "frozen, or the output detached"),
-    ],
-)
-def test_losses_that_cannot_work(function, error, words):
-    net = MLP(1, norm="batch")
-    trace = Trace(net)
-    with pytest.raises(error, match=words):
-        measure(net, X, function)
-    trace.check()
-
-
-def test_lazy_model():
-    with pytest.raises(ValueError, match="run it once"):
-        measure(nn.LazyLinear(3), X)
