@@ -11,8 +11,8 @@ from repository import ROOT, run, tool, tracked
 # From the bottom up: each may import those before it, as a module or as a package of modules.
 MODULES = (
     "data", "state", "norm", "layers", "weights", "networks", "transformer", "population",
-    "probes", "diagnosis", "intervals", "figures", "evidence", "questions", "exercises", "explorables",
-    "axes_cube", "conventions",
+    "probes", "diagnosis", "intervals", "figures", "evidence", "questions", "exercises",
+    "explorables", "axes_cube", "conventions",
 )  # fmt: skip
 NBUTILS = ROOT / "nbutils"
 LARGEST_FILE = 200_000  # bytes
