@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +151,7 @@ class _Stack(nn.Module):
             if residual is None:
                 self.layers = self._plain(inputs)
             else:
-                self.stem = self._layer(inputs, width, self._bias)
+                self.stem = self.make_layer(inputs, width, bias=self._bias)
                 initialize(self.stem, **self._edge_rule)
                 self.blocks = self._blocks()
                 if norm is not None:
@@ -172,7 +173,8 @@ class _Stack(nn.Module):
         """(layer, norm, activation) x depth."""
         stack = nn.Sequential()
         for index in range(self.depth):
-            layer = self._layer(inputs if index == 0 else self.width, self.width, self._bias)
+            fan_in = inputs if index == 0 else self.width
+            layer = self.make_layer(fan_in, self.width, bias=self._bias)
             initialize(layer, **self._rule)
             parts = named(
                 (self.layer_name, layer),
@@ -196,7 +198,7 @@ class _Stack(nn.Module):
         return stack
 
     def _branch(self, index: int) -> nn.Sequential:
-        layer = self._layer(self.width, self.width, self._bias)
+        layer = self.make_layer(self.width, self.width, bias=self._bias)
         initialize(layer, **self._rule)
         learned = self._residual in ("rezero", "skipinit")
         return named(
@@ -207,12 +209,10 @@ class _Stack(nn.Module):
         )
 
     def _fixup_branch(self) -> nn.Sequential:
-        first = self._layer(self.width, self.width, bias=False)
-        last = self._layer(self.width, self.width, bias=False)
+        first, last = (self.make_layer(self.width, self.width, bias=False) for _ in range(2))
         initialize(first, **self._rule)
-        branches = self.depth // 2
-        with torch.no_grad():
-            first.weight.mul_(branches**-0.5)  # L^(-1 / (2 m - 2)) with m = 2 layers per branch
+        with torch.no_grad():  # L^(-1 / (2 m - 2)) with L branches of m = 2 layers
+            first.weight.mul_((self.depth // 2) ** -0.5)
             last.weight.zero_()
         return named(
             ("bias1", Bias()),
@@ -228,9 +228,7 @@ class _Stack(nn.Module):
 
     # What a layer is, for MLP and CNN to say.
     layer_name: str
-
-    def _layer(self, fan_in: int, fan_out: int, bias: bool) -> nn.Module:
-        raise NotImplementedError
+    make_layer: Callable[..., nn.Linear | nn.Conv2d]
 
     def _normalize(self, index: int) -> nn.Module | None:
         """The norm at layer `index`, None for norm=None."""
@@ -258,19 +256,15 @@ class MLP(_Stack):
       (Zhang, Dauphin & Ma 2019, arXiv:1901.09321). depth counts Linear layers: it must be even.
 
     Initialization: see `initialize`. gain and bias_std act on the hidden layers. Stem and head take
-    the same rule with gain 1, bias 0 and without He's factor 2. norm: a name of `NORMS`, or a
-    function of the number of channels that returns a module, such as nn.BatchNorm1d. "group" uses
-    4 groups. With norm="batch", which would subtract it, hidden layers have no bias; with a
-    function they keep it. The weights depend on `seed` alone, and the global random number
-    generator does not move.
-    Raises ValueError for an unknown name and for a combination that makes no sense, TypeError for a
-    norm that is, or returns, something else.
+    the same rule with gain 1, bias 0 and without He's factor 2. The weights depend on `seed` alone,
+    and the global random number generator does not move.
+    norm: a name of `NORMS`, or a function of the number of channels that returns a module, such as
+    nn.BatchNorm1d. "group" uses 4 groups. With norm="batch", which would subtract it, hidden layers
+    have no bias; with a function they keep it.
+    Raises ValueError for an unknown name or a senseless combination, TypeError for any other norm.
     """
 
-    layer_name = "linear"
-
-    def _layer(self, fan_in: int, fan_out: int, bias: bool) -> nn.Module:
-        return nn.Linear(fan_in, fan_out, bias)
+    layer_name, make_layer = "linear", nn.Linear
 
     def _normalize(self, index: int) -> nn.Module | None:
         return build_norm(self._norm, self.width, (self.width,))
@@ -285,13 +279,10 @@ class CNN(_Stack):
     """
 
     layer_name = "conv"
-    _size = 8
+    make_layer = staticmethod(partial(nn.Conv2d, kernel_size=3, padding=1))
 
     def __init__(self, depth: int, width: int = 16, *, inputs: int = 1, **options) -> None:
         super().__init__(depth, width, inputs=inputs, **options)
-
-    def _layer(self, fan_in: int, fan_out: int, bias: bool) -> nn.Module:
-        return nn.Conv2d(fan_in, fan_out, kernel_size=3, padding=1, bias=bias)
 
     def _large_layers(self) -> int:
         """How many layers stand before the pooling: half, an even number so that Fixup's fit."""
@@ -299,7 +290,7 @@ class CNN(_Stack):
         return min(half + half % 2, self.depth)
 
     def _normalize(self, index: int) -> nn.Module | None:
-        size = self._size if index < self._large_layers() else self._size // 2
+        size = 8 if index < self._large_layers() else 4
         return build_norm(self._norm, self.width, (self.width, size, size))
 
     def _pool_after(self, index: int, stack: nn.Sequential) -> None:
@@ -327,20 +318,18 @@ def build_norm(norm: Norm, channels: int, shape: tuple[int, ...]) -> nn.Module |
 
     Raises TypeError where the function returns no module, ValueError for InstanceNorm of vectors.
     """
-    if callable(norm):
-        module = norm(channels)
-        if not isinstance(module, nn.Module):
-            raise TypeError(
-                f"norm({channels}) must return an nn.Module, such as nn.BatchNorm1d({channels}), "
-                f"got {type(module).__name__}."
-            )
-        return module
     if norm == "instance" and len(shape) == 1:
         raise ValueError(
             "norm='instance' averages over positions, and a vector has none: use a CNN, or "
             "norm='layer' to average over the features."
         )
-    return NORMS[norm](channels, shape)
+    module = norm(channels) if callable(norm) else NORMS[norm](channels, shape)
+    if callable(norm) and not isinstance(module, nn.Module):
+        raise TypeError(
+            f"norm({channels}) must return an nn.Module, such as nn.BatchNorm1d({channels}), "
+            f"got {type(module).__name__}."
+        )
+    return module
 
 
 def named(*parts: tuple[str, nn.Module | None]) -> nn.Sequential:
@@ -350,8 +339,7 @@ def named(*parts: tuple[str, nn.Module | None]) -> nn.Sequential:
 
 def check_known(argument: str, value: str | None, known: object) -> None:
     if value not in known:
-        names = ", ".join(repr(name) for name in known)
-        raise ValueError(f"unknown {argument} {value!r}; known: {names}.")
+        raise ValueError(f"unknown {argument} {value!r}; known: {', '.join(map(repr, known))}.")
 
 
 @contextmanager
