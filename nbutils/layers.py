@@ -55,10 +55,11 @@ class BatchNorm(RunningNorm):
         if by_input and x.numel() == self.num_features:
             message = "Expected more than 1 value per channel when training, got input size"
             raise ValueError(f"{message} {x.shape}")
-        if by_input and self.eps <= 0:
-            raise ValueError(f"batch_norm eps must be positive during training, but got {self.eps}")
-        if self.eps < 0:
-            raise ValueError(f"batch_norm eps must be non-negative, but got {self.eps}")
+        eps = self._eps(x.dtype)
+        if by_input and eps <= 0:
+            raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+        if eps < 0:
+            raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
 
     def _update(self, mean: Tensor, var: Tensor, count: int) -> None:
         self.num_batches_tracked.add_(1)
@@ -141,8 +142,8 @@ class GroupNorm(Norm):
         self.num_channels = positive("num_channels", num_channels)
         if num_channels % num_groups:
             raise ValueError(
-                f"num_channels must be divisible by num_groups, got {num_channels} channels and "
-                f"{num_groups} groups."
+                f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups}): "
+                "all groups have the same size."
             )
         self.eps, self.affine = eps, affine
         self._make_affine((num_channels,), affine, affine and bias, device=device, dtype=dtype)

@@ -216,12 +216,15 @@ class RunningNorm(Norm):
             return
         unbiased = var * (count / (count - 1))
         for running, seen in ((self.running_mean, mean), (self.running_var, unbiased)):
-            # Through a view: torch.func.jvp refuses to change the buffer itself.
-            running.view_as(running).lerp_(seen.to(running.dtype), momentum)
+            # Detached, it leaves no forward derivative in the buffer. torch.func refuses changes of
+            # what it has not seen, so PyTorch's own InstanceNorm writes through an alias, too.
+            torch.ops.aten.alias(running).lerp_(seen.detach().to(running.dtype), momentum)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
         if self.track_running_stats and (local_metadata.get("version") or 1) < 2:
-            state_dict.setdefault(f"{prefix}num_batches_tracked", self.num_batches_tracked)
+            count = self.num_batches_tracked
+            count = torch.tensor(0) if count.is_meta else count
+            state_dict.setdefault(f"{prefix}num_batches_tracked", count)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def extra_repr(self) -> str:

@@ -58,7 +58,7 @@ def test_instancenorm_needs_two_positions(tracked):
         (lambda: RMSNorm(6), torch.ones(2, 6).int(), TypeError, "floating point"),
         (lambda: DyT(6), normal(2, 5), ValueError, r"DyT expects.*\(6,\), got shape \(2, 5\)"),
         (lambda: Derf(6), normal(2, 6).double(), TypeError, "Derf has torch.float32 parameters"),
-        (lambda: GroupNorm(4, 6), None, ValueError, "6 channels and 4 groups"),
+        (lambda: GroupNorm(4, 6), None, ValueError, r"\(6\) must be divisible by num_groups \(4\)"),
         (lambda: GroupNorm(0, 6), None, ValueError, "num_groups must be at least 1, got 0"),
         (lambda: BatchNorm(0), None, ValueError, "num_features must be at least 1"),
         (lambda: BatchNorm(2.5), None, TypeError, "num_features must be an int, got 2.5"),
