@@ -55,7 +55,8 @@ class Exercise:
     """One question: the right answer, the mistakes and what to say of each, how close is right.
 
     `right` is a number, a tensor, or a function; functions are compared by their results on
-    `cases`, a list of argument tuples. Answers agree within `rel` of the right one (and 1e-8).
+    `cases`, a list of argument tuples. Answers agree within `rel` of the right one; values near
+    zero, within 1e-6 of its largest (and 1e-8).
 
     Raises ValueError if a mistake passes as right, or if two functions come without cases.
     """
@@ -107,17 +108,36 @@ class Exercise:
         return [torch.as_tensor(result, dtype=torch.float64).detach() for result in results]
 
     def _same(self, one: Answer, other: Answer) -> bool:
-        pairs = list(zip(self._values(one), self._values(other), strict=True))
-        return all(
-            a.shape == b.shape and torch.allclose(a, b, rtol=self.rel, atol=1e-8, equal_nan=True)
-            for a, b in pairs
-        )
+        pairs = zip(self._values(one), self._values(other), strict=True)
+        return all(a.shape == b.shape and self._close(a, b) for a, b in pairs)
+
+    def _close(self, got: Tensor, right: Tensor, rel: float | None = None) -> bool:
+        """Equal within the tolerance; near zero, within what single precision keeps of the rest."""
+        finite = right[right.isfinite()].abs()
+        near_zero = 1e-8 + 1e-6 * (finite.max().item() if len(finite) else 0.0)
+        rel = self.rel if rel is None else rel
+        return torch.allclose(got, right, rtol=rel, atol=near_zero, equal_nan=True)
 
     def _difference(self, answer: Answer) -> str:
+        """A hint at what is wrong that does not give the right answer away."""
         for got, right in zip(self._values(answer), self._values(self.right), strict=True):
             if got.shape != right.shape:
                 return f"expected shape {tuple(right.shape)}, got {tuple(got.shape)}."
-            if not torch.allclose(got, right, rtol=self.rel, atol=1e-8):
-                ratio = (got.norm() / right.norm()).item() if right.norm() > 0 else math.inf
-                return f"the size of your answer is {ratio:.3g} times the right one."
+            if not self._close(got, right):
+                return self._hint(got, right)
         raise AssertionError("called for an answer that differs")
+
+    def _hint(self, got: Tensor, right: Tensor) -> str:
+        if right.isfinite().all() and not got.isfinite().all():
+            return "your answer is not finite: is something divided by zero, or too large to exp?"
+        if (got * right <= 0).all() and (got * right < 0).any():
+            return "look at the sign."
+        agree = sum(self._close(*pair) for pair in zip(got.flatten(), right.flatten(), strict=True))
+        if agree:
+            return f"{agree} of {got.numel()} values are right; what do the others have in common?"
+        if self._close(got, right, rel=0.01):
+            return "close, but not close enough: was something rounded, or a small term left out?"
+        size, wanted = got.norm().item(), right.norm().item()
+        if math.isclose(size, wanted, rel_tol=self.rel):
+            return "the size is right as a whole, the single values are not: look at their order."
+        return f"your answer is too {'large' if size > wanted else 'small'}."

@@ -14,7 +14,8 @@ settings.register_profile("course", deadline=None)  # a slow machine is no failu
 settings.load_profile("course")
 
 # Modules whose tests share something costly (a built book), and so belong on one worker.
-TOGETHER = ("test_book", "test_build")
+BUILT = ("test_book", "test_book_links", "test_navigation", "test_pushing")
+TOGETHER = {"test_build": "a small book", **dict.fromkeys(BUILT, "the built book")}
 
 
 class Scheduling(LoadScopeScheduling):
@@ -22,7 +23,7 @@ class Scheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.partition("::")[0])
-        return str(path) if path.suffix == ".ipynb" or path.stem in TOGETHER else nodeid
+        return str(path) if path.suffix == ".ipynb" else TOGETHER.get(path.stem, nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-_tokens = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+_tokens = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
 
 
 def _standardize(z, over):
