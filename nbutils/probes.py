@@ -99,11 +99,12 @@ def measure(
             continue
         for parameter_name, parameter in module.named_parameters(recurse=False):
             key = (name, type(module).__name__, 0, parameter_name)
-            rows.append((*key, "weight_norm", _norm(parameter).item(), _finite(parameter)))
+            norm = _norm(parameter).item()
+            rows.append((*key, "weight_norm", norm, _finite(norm, parameter)))
             if id(parameter) in gradients:
                 gradient = gradients[id(parameter)]
                 norm = _norm(gradient).item()
-                rows.append((*key, "weight_gradient_norm", norm, _finite(gradient)))
+                rows.append((*key, "weight_gradient_norm", norm, _finite(norm, gradient)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -132,8 +133,9 @@ def updates(model: nn.Module, before: dict[str, Tensor]) -> pd.DataFrame:
         layer, _, parameter_name = name.rpartition(".")
         key = (layer, type(model.get_submodule(layer)).__name__, 0, parameter_name)
         step = parameter.detach() - before[name]
-        weight, update, finite = _norm(before[name]), _norm(step), _finite(step)
-        rows.append((*key, "weight_norm", weight.item(), _finite(before[name])))
+        weight, update = _norm(before[name]), _norm(step)
+        finite = _finite(update.item(), step)
+        rows.append((*key, "weight_norm", weight.item(), _finite(weight.item(), before[name])))
         rows.append((*key, "update_norm", update.item(), finite))
         rows.append((*key, "relative_update", (update / weight).item(), finite))
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -145,9 +147,10 @@ class _Output:
     def __init__(self, name: str, module: nn.Module, call: int, path: str, tensor: Tensor) -> None:
         self.key = (name, type(module).__name__, call, path)
         values = _measurable(tensor)
-        finite = _finite(values)
+        rms = _rms(values)
+        finite = _finite(rms, values)
         self.metrics = {
-            "activation_rms": (_rms(values), finite),
+            "activation_rms": (rms, finite),
             "activation_mean": (values.mean().item(), finite),
         }
         if values.dim() > 0:
@@ -158,8 +161,9 @@ class _Output:
             tensor.register_hook(self.receive)
 
     def receive(self, gradient: Tensor) -> None:
-        finite = _finite(gradient)
-        self.metrics["gradient_norm"] = (_norm(gradient).item(), finite)
+        norm = _norm(gradient).item()
+        finite = _finite(norm, gradient)
+        self.metrics["gradient_norm"] = (norm, finite)
         self.metrics["gradient_rms"] = (_rms(_measurable(gradient)), finite)
 
     def rows(self) -> list[tuple]:
@@ -204,8 +208,12 @@ def _measurable(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _finite(tensor: Tensor) -> bool:
-    return _measurable(tensor).isfinite().all().item()
+def _finite(norm: float, tensor: Tensor) -> bool:
+    """Whether all values are finite: where their norm is; where it is not, it may have overflowed.
+
+    An empty tensor has a root mean square of NaN and no value that is not finite.
+    """
+    return math.isfinite(norm) or _measurable(tensor).isfinite().all().item()
 
 
 def _norm(tensor: Tensor) -> Tensor:

@@ -206,8 +206,8 @@ def _random_state(modules: list[nn.Module], batch: object) -> Iterator[None]:
     tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values())]
     tensors += _leaves(batch)
     devices = {t.device for t in tensors if isinstance(t, Tensor) and t.is_cuda}
-    own = [leaf for module in modules for leaf in _leaves(vars(module))]
-    generators = [(g, g.get_state()) for g in own if isinstance(g, torch.Generator)]
+    plain = [v for m in modules for name, v in vars(m).items() if name not in _INTERNAL]
+    generators = [(g, g.get_state()) for g in _leaves(plain) if isinstance(g, torch.Generator)]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global one
     with torch.random.fork_rng(devices=devices):
         try:

@@ -211,6 +211,12 @@ def test_diverged_is_not_alive():
     assert table.finite.dtype == bool
 
 
+def test_a_norm_that_overflows_is_of_finite_values():
+    table = measure(nn.Identity(), torch.full((4, 2), 1e30))
+    assert math.isinf(value(table, "", "activation_rms"))
+    assert table.finite.all()
+
+
 def test_updates_that_diverged():
     net = nn.Linear(2, 2)
     before = snapshot(net)
