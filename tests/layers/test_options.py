@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from layers.cases import normal, randomize, same_state
 from torch import nn
 
-from layers.cases import normal, randomize, same_state
 from nbutils.layers import BatchNorm, Derf, DyT, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 KINDS = (BatchNorm, InstanceNorm, GroupNorm, LayerNorm, RMSNorm, DyT, Derf)

@@ -15,11 +15,11 @@ from functools import cache
 import pytest
 import torch
 from hypothesis import settings
+from layers import mutants
+from layers.cases import close, normal, randomize, same_state
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from layers import mutants
-from layers.cases import close, normal, randomize, same_state
 from nbutils import norm
 from nbutils.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
