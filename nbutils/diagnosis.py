@@ -134,7 +134,8 @@ def recalibrate(
 
     keep=True continues from the statistics that are there. They weigh as much as the batches that
     they remember, num_batches_tracked but at most (2 - m) / m with momentum m, each as large as
-    the average batch here. (InstanceNorm does not count its batches: (2 - m) / m.)
+    the average batch here. (A layer without a counter, and InstanceNorm, which leaves it at 0:
+    (2 - m) / m.)
     for_good=True leaves the new statistics in the model when the block ends.
 
     `torch.optim.swa_utils.update_bn` is for good too, but differs: it changes torch's BatchNorm
@@ -190,11 +191,11 @@ class _Pool:
         """Add what the layer remembers already, as so many batches of the average size."""
         momentum = norm.momentum
         span = float("inf") if momentum is None else (2 - momentum) / momentum if momentum else 0.0
-        held = span
-        if self.between:
-            held = min(norm.num_batches_tracked.item(), span)
+        held, counter = span, norm._buffers.get("num_batches_tracked")
+        if self.between and counter is not None:
+            held = min(counter.item(), span)
         elif momentum is None:
-            held = 0.0  # for InstanceNorm, None means that it never updates
+            held = 0.0  # nobody counted; for InstanceNorm, None means that it never updates
         if self.calls and held:
             batch = self.count / self.calls
             self.add(held * batch, norm.running_mean, norm.running_var)
@@ -205,9 +206,9 @@ class _Pool:
             return
         norm.running_mean.copy_(self.mean)
         norm.running_var.copy_(self.squares / (self.count - 1 if self.between else self.count))
-        if self.between:  # InstanceNorm does not count
-            before = norm.num_batches_tracked if keep else 0
-            norm.num_batches_tracked.fill_(before + self.calls)
+        counter = norm._buffers.get("num_batches_tracked")
+        if self.between and counter is not None:  # InstanceNorm does not count
+            counter.fill_(self.calls + (counter if keep else 0))
 
 
 def _pooled(

@@ -163,16 +163,36 @@ def test_a_last_batch_of_one_and_an_empty_one():
         same(before, state(model))
 
 
-def test_a_layer_with_another_idea_of_momentum():
-    class Keras(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.momentum = 0.99  # of the old statistics
-            self.register_buffer("running_mean", torch.zeros(3))
-            self.register_buffer("running_var", torch.ones(3))
+class Own(nn.Module):
+    """A reader's own norm, which inherits from none and counts no batches."""
 
+    def __init__(self):
+        super().__init__()
+        self.momentum = 0.1
+        self.register_buffer("running_mean", torch.zeros(3))
+        self.register_buffer("running_var", torch.ones(3))
+
+    def forward(self, x):
+        if self.training:
+            self.running_mean.lerp_(x.mean(0), self.momentum)
+            self.running_var.lerp_(x.var(0), self.momentum)
+        return (x - self.running_mean) / self.running_var.sqrt()
+
+
+def test_a_layer_of_ones_own():
+    model, x = nn.Sequential(Own()), torch.randn(12, 3)
+    model[0].running_mean.fill_(2)
+    with recalibrate(model, x.split([4, 8])):
+        torch.testing.assert_close(model[0].running_mean, x.mean(0))
+        torch.testing.assert_close(model[0].running_var, x.var(0))
+    with recalibrate(model, [x], keep=True):  # momentum 0.1 holds 19 batches
+        torch.testing.assert_close(model[0].running_mean, (2 * 19 + x.mean(0)) / 20)
+
+
+def test_a_layer_with_another_idea_of_momentum():
+    class Keras(Own):
         def forward(self, x):
-            if self.training:
+            if self.training:  # momentum is the weight of the old statistics
                 self.running_mean.lerp_(x.mean(0), 1 - self.momentum)
                 self.running_var.lerp_(x.var(0), 1 - self.momentum)
             return (x - self.running_mean) / self.running_var.sqrt()
