@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from layers import mutants
 
 from nbutils import layers
+from tests.layers import mutants
 
 CHAPTER = Path(__file__).resolve().parents[1] / "notebooks/03-batchnorm-from-scratch.ipynb"
 # What `verify` is made of, by id. Nothing here draws or displays.

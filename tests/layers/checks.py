@@ -11,7 +11,10 @@ import pickle
 
 import pytest
 import torch
-from layers.cases import (
+from torch import nn
+
+from nbutils.layers import RMSNorm
+from tests.layers.cases import (
     BATCH_SHAPES,
     TORCH_BATCHNORM,
     Factory,
@@ -21,9 +24,6 @@ from layers.cases import (
     randomize,
     same_state,
 )
-from torch import nn
-
-from nbutils.layers import RMSNorm
 
 # What must hold for every norm. Each check takes (kind, args, options, shape).
 

@@ -1,9 +1,9 @@
 """What must hold for BatchNorm beyond what holds for every norm."""
 
 import pytest
-from layers.checks import BATCHNORM_CHECKS
 
 from nbutils.layers import BatchNorm
+from tests.layers.checks import BATCHNORM_CHECKS
 
 
 @pytest.mark.parametrize("check", BATCHNORM_CHECKS)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers.cases import CASES, case, close, normal, pair
-from layers.checks import CHECKS, FEATURE_CHECKS
 from torch import nn
 
 from nbutils.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm, standardize
+from tests.layers.cases import CASES, case, close, normal, pair
+from tests.layers.checks import CHECKS, FEATURE_CHECKS
 
 FEATURE_CASES = [one for one in CASES if one[0] in (LayerNorm, RMSNorm)]
 

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from layers.cases import close, normal, randomize
 
 from nbutils.layers import Derf, DyT
+from tests.layers.cases import close, normal, randomize
 
 
 @pytest.mark.parametrize(("kind", "squash"), [(DyT, torch.tanh), (Derf, torch.erf)])

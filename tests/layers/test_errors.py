@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from layers.cases import normal
 from torch import nn
 
 from nbutils.layers import BatchNorm, Derf, DyT, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from tests.layers.cases import normal
 
 
 def test_groupnorm_needs_two_values():

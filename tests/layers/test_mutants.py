@@ -1,8 +1,11 @@
 """Every planted mistake is caught by the check that is meant for it."""
 
 import pytest
-from layers import mutants
-from layers.checks import (
+from torch.autograd.gradcheck import GradcheckError
+
+from nbutils.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from tests.layers import mutants
+from tests.layers.checks import (
     BATCHNORM_CHECKS,
     check_buffers_have_no_history,
     check_cumulative_average,
@@ -20,9 +23,6 @@ from layers.checks import (
     check_small_values_in_every_dtype,
     check_values_and_gradients,
 )
-from torch.autograd.gradcheck import GradcheckError
-
-from nbutils.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 
 planted = mutants.with_standardize
 BATCHNORM_MUTANTS = [

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from layers.cases import normal, randomize, same_state
 from torch import nn
 
 from nbutils.layers import BatchNorm, Derf, DyT, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from tests.layers.cases import normal, randomize, same_state
 
 KINDS = (BatchNorm, InstanceNorm, GroupNorm, LayerNorm, RMSNorm, DyT, Derf)
 each_kind = pytest.mark.parametrize("kind", KINDS)

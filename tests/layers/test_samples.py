@@ -15,13 +15,13 @@ from functools import cache
 import pytest
 import torch
 from hypothesis import settings
-from layers import mutants
-from layers.cases import close, normal, randomize, same_state
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from nbutils import norm
 from nbutils.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from tests.layers import mutants
+from tests.layers.cases import close, normal, randomize, same_state
 
 ALL = os.environ.get("NBUTILS_ALL_SAMPLES") == "1"
 HALF = (torch.float16, torch.bfloat16)
