@@ -24,7 +24,7 @@ def check_alike(nets: list[nn.Module]) -> None:
         if not isinstance(net, nn.Module):
             raise TypeError(f"networks must be nn.Module, got {type(net).__name__} at {index}.")
     first = list(_parts(nets[0]))
-    seen = {id(parameter) for parameter in nets[0].parameters()}
+    seen = _parameters(first)
     for index, net in enumerate(nets[1:], start=1):
         parts = list(_parts(net))
         for expected, got in zip(first, parts, strict=False):
@@ -34,7 +34,7 @@ def check_alike(nets: list[nn.Module]) -> None:
             longer = max(first, parts, key=len)[min(len(first), len(parts))]
             texts = _text(longer, longer), "nothing"
             _refuse(index, *(texts if len(first) > len(parts) else texts[::-1]))
-        own = {id(parameter) for parameter in net.parameters()}
+        own = _parameters(parts)
         if own & seen:
             raise ValueError(f"network {index} shares a parameter with a network before it.")
         seen |= own
@@ -64,6 +64,11 @@ def _parts(net: nn.Module) -> Iterator[tuple]:
         # A parametrized module has a class of its own.
         kind = type(module).__base__ if is_parametrized(module) else type(module)
         yield name, kind, plain, tensors, module
+
+
+def _parameters(parts: list[tuple]) -> set[int]:
+    held = (parameter for part in parts for parameter in part[4]._parameters.values())
+    return {id(parameter) for parameter in held if parameter is not None}
 
 
 def _same(one: tuple, other: tuple) -> bool:

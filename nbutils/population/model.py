@@ -122,10 +122,9 @@ def _runs_stacked(ends: list[nn.Module], x: Tensor) -> bool:
         model = stack(ends, layout).eval()
         with torch.no_grad():
             _forward(model, layout, torch.stack([x, x]))
-    except NotStackableError:
-        return False
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        # Either the network's own fault, which running it alone will show, or a foreign forward.
+    except (NotStackableError, RuntimeError, ValueError, TypeError, IndexError):
+        # A part that is not known, a foreign forward, or the network's own fault, which running it
+        # alone will show.
         return False
     return True
 

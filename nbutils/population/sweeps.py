@@ -18,7 +18,7 @@ from tqdm import tqdm
 from nbutils.population.checks import check_data
 from nbutils.population.model import Population
 from nbutils.population.optimizer import Optimizer
-from nbutils.population.training import Run, apart, population_of, score
+from nbutils.population.training import Run, apart, diverged_of, population_of, score
 
 Build = Callable[[int], nn.Module]
 
@@ -71,11 +71,8 @@ def sweep(
         for stops in runs
     ]
     found = pd.concat(frames, ignore_index=True)
-    return (
-        found[["arm", *found.columns.drop("arm")]]
-        if isinstance(build, Mapping)
-        else (found.drop(columns="arm"))
-    )
+    columns = list(found.columns.drop("arm"))
+    return found[["arm", *columns] if isinstance(build, Mapping) else columns]
 
 
 def _run(
@@ -150,7 +147,7 @@ def _scored(
     for name, (x, y) in sets.items():
         loss, accuracy, finite = score(population, x, y, None)
         rows[f"{name}_loss"], rows[f"{name}_accuracy"] = loss.tolist(), accuracy.tolist()
-        diverged |= ~(loss.isfinite() & finite.bool())
+        diverged |= diverged_of(loss, finite)
     rows["diverged"] = diverged.numpy()
     scores = [column for column in rows if column.endswith(("_loss", "_accuracy"))]
     rows.loc[rows.diverged, scores] = np.nan

@@ -202,9 +202,14 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return right, logits.isfinite().flatten(1).all(dim=1).to(logits.dtype)
 
 
+def diverged_of(loss: Tensor, finite: Tensor) -> Tensor:
+    """Which networks have no finite loss, or logits that are not finite."""
+    return ~(loss.isfinite() & finite.bool())
+
+
 def _marked(rows: pd.DataFrame, loss: Tensor, accuracy: Tensor, finite: Tensor) -> pd.DataFrame:
     """Add the scores, (M,) or (M, steps), network by network; NaN from divergence on."""
-    diverged = ~(loss.isfinite() & finite.bool())
+    diverged = diverged_of(loss, finite)
     if diverged.dim() == 2 and diverged.shape[1]:
         diverged = diverged.cummax(dim=1).values
     for name, values in (("loss", loss), ("accuracy", accuracy)):
